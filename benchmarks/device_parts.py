@@ -42,6 +42,11 @@ class Setting:
         """Whether the device is a Mac's GPU."""
         return self.backend == "mlx" and self.device == "gpu" and platform.system() == "Darwin"
 
+    def is_compiled(self, peer):
+        """Whether a peer is compiled: where its own documentation says so."""
+        compiled = {"nanoGPT-like": "cuda", "litgpt": "cuda", "mlx-lm": "gpu"}
+        return self.device.split(":")[0] == compiled.get(peer)
+
     @property
     def precision(self):
         """What a run would choose here."""

@@ -1,9 +1,10 @@
 """Training loops of others for the same model and batch: those that this machine has.
 
-torch: the loop that nanoGPT has, for a Llama with grouped queries, and transformers. MLX: the loop
-of mlx-lm's trainer around its Llama. Each compiles where its own documentation says so.
+torch: the loop that nanoGPT has, for a Llama with grouped queries, transformers and litgpt. MLX:
+the loop of mlx-lm's trainer around its Llama. A setting says which of them are compiled.
 """
 
+import importlib
 import importlib.util
 
 import numpy as np
@@ -34,14 +35,30 @@ def make_config(spec):
     }
 
 
+def list_peers(backend):
+    """The names of the peers of a backend that this Python has."""
+    if backend == "mlx":
+        return ["mlx-lm"] if is_installed("mlx_lm") else []
+    named = {"transformers": "transformers", "litgpt": "litgpt"}
+    return ["nanoGPT-like", *(name for name, module in named.items() if is_installed(module))]
+
+
+def make_peer_step(name, setting, spec, batch):
+    """A function of a peer that takes one update and waits for its loss."""
+    makers = {
+        "nanoGPT-like": make_nano_step,
+        "transformers": make_transformers_step,
+        "litgpt": make_litgpt_step,
+        "mlx-lm": make_mlx_lm_step,
+    }
+    return makers[name](setting, spec, batch)
+
+
 def make_peers(setting, spec, batch):
     """A function for each peer that is installed: it takes one update and waits for its loss."""
-    if setting.backend == "mlx":
-        return {"mlx-lm": make_mlx_lm_step(setting, spec, batch)} if is_installed("mlx_lm") else {}
-    peers = {"nanoGPT-like": make_nano_step(setting, spec, batch)}
-    if is_installed("transformers"):
-        peers["transformers"] = make_transformers_step(setting, spec, batch)
-    return peers
+    return {
+        name: make_peer_step(name, setting, spec, batch) for name in list_peers(setting.backend)
+    }
 
 
 def make_torch_step(setting, module, compute_loss):
@@ -64,7 +81,7 @@ def make_torch_step(setting, module, compute_loss):
 
 
 def make_nano_step(setting, spec, batch):
-    """nanoGPT's loop around a Llama as it is usually written, compiled on CUDA as nanoGPT is."""
+    """nanoGPT's loop around a Llama as it is usually written."""
     import torch
     from device_llama import Llama
 
@@ -73,7 +90,7 @@ def make_nano_step(setting, spec, batch):
     tokens, targets = (
         torch.from_numpy(np.array(x[0])).long().to(device) for x in (batch.tokens, batch.targets)
     )
-    compiled = torch.compile(module) if device.type == "cuda" else module
+    compiled = torch.compile(module) if setting.is_compiled("nanoGPT-like") else module
     return make_torch_step(setting, module, lambda: compiled(tokens, targets))
 
 
@@ -85,13 +102,40 @@ def make_transformers_step(setting, spec, batch):
     device = torch.device(setting.device)
     module = LlamaForCausalLM(LlamaConfig(**make_config(spec))).to(device)
     tokens = torch.from_numpy(np.array(batch.tokens[0])).long().to(device)
+    compiled = torch.compile(module) if setting.is_compiled("transformers") else module
     return make_torch_step(
-        setting, module, lambda: module(input_ids=tokens, labels=tokens, use_cache=False).loss
+        setting, module, lambda: compiled(input_ids=tokens, labels=tokens, use_cache=False).loss
+    )
+
+
+def make_litgpt_step(setting, spec, batch):
+    """litgpt's own model with a Llama's configuration, and the loss of its pretraining."""
+    import torch
+    from litgpt.model import GPT, Config
+    from litgpt.utils import chunked_cross_entropy
+
+    attention, ffn, device = spec.layers[0].attention, spec.layers[0].ffn, setting.device
+    config = Config(
+        block_size=setting.length, vocab_size=spec.vocab_size, padded_vocab_size=spec.vocab_size,
+        n_layer=spec.num_layers, n_head=attention.num_heads, n_embd=spec.hidden_size,
+        n_query_groups=attention.kv_heads, head_size=attention.head_size, rotary_percentage=1.0,
+        parallel_residual=False, bias=False, norm_class_name="RMSNorm", mlp_class_name="LLaMAMLP",
+        intermediate_size=ffn.hidden_size, norm_eps=1e-5,
+    )  # fmt: skip
+    module = GPT(config).to(device)
+    module.lm_head.weight = module.transformer.wte.weight
+    tokens, targets = (
+        torch.from_numpy(np.array(x[0])).long().to(device) for x in (batch.tokens, batch.targets)
+    )
+    compiled = torch.compile(module) if setting.is_compiled("litgpt") else module
+    return make_torch_step(
+        setting, module, lambda: chunked_cross_entropy(compiled(tokens), targets, chunk_size=0)
     )
 
 
 def make_mlx_lm_step(setting, spec, batch):
-    """The loop of mlx-lm's trainer: its model in the precision of products, AdamW, compiled."""
+    """The loop of mlx-lm's trainer: its model in the precision of products, AdamW."""
+    importlib.import_module("hermes_mlx")  # first: on Linux both then have the same BLAS
     import mlx.core as mx
     import mlx.nn as nn
     import mlx.optimizers as optim
@@ -113,7 +157,7 @@ def make_mlx_lm_step(setting, spec, batch):
         optimizer.update(model, optim.clip_grad_norm(grads, 1.0)[0])
         return loss
 
-    if setting.device == "gpu":
+    if setting.is_compiled("mlx-lm"):
         update = mx.compile(update, inputs=state, outputs=state)
 
     def step():

@@ -1,145 +1,171 @@
-"""Training speed of each backend, compared with a plain PyTorch loop in the same run.
+"""Training speed and memory of each backend beside other libraries, alternating in one run.
 
-    python benchmarks/training.py [--shape tiny|22m|gpt2] [--precision float32] [--compile]
+    python benchmarks/training.py [--shape tiny|22m|gpt2] [--precision float32|bfloat16]
+        [--mode eager] [--mode compiled] [--only NAME] [--rounds 5] [--device cpu]
 
-The peer is the same architecture as most people write it: nn.Module, F.cross_entropy,
-torch.optim.AdamW(fused=True). Rounds alternate; medians are printed with the ratio to the peer.
-Only ratios can be compared between machines.
+Every library trains the same Llama on the same batch: the loop that nanoGPT has, transformers,
+litgpt and mlx-lm, those of them that this Python has. Each is a process of its own, eager and
+compiled, so that its peak memory is its own; one at a time takes a step while the others wait,
+round by round. Printed are medians, and for each of ours its speed over the best peer's in any
+mode: of torch's peers for torch, of mlx-lm for MLX. Only ratios can be compared between machines.
 """
 
 import argparse
+import os
+import resource
 import statistics
+import subprocess
+import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import nn
+from device_peers import list_peers, make_peer_step
 
 from hermes.interface import Batch, Options, TrainState, find_backend
 from hermes.numerics.params import count_parameters, init_weights
 from hermes.recipe import Recipe
-from hermes.spec import AttentionSpec, BlockSpec, FfnSpec, ModelSpec
+from hermes.spec import AttentionSpec, BlockSpec, EmbeddingsSpec, FfnSpec, ModelSpec
 
-# layers, width, heads, feed-forward, vocabulary, context, batch
+# layers, width, heads, feed-forward, vocabulary, context, rows
 SHAPES = {
     "tiny": (4, 128, 4, 352, 8000, 256, 32),
     "22m": (8, 384, 6, 1024, 16000, 512, 8),
     "gpt2": (12, 768, 12, 2048, 50257, 512, 4),
 }
+OURS = {"hermes on torch": "torch", "hermes on mlx": "mlx"}
+MODES = ("eager", "compiled")
 
 
-class PeerBlock(nn.Module):
-    """A Llama block as it is usually written."""
-
-    def __init__(self, width, heads, hidden):
-        super().__init__()
-        self.heads = heads
-        self.norm1, self.norm2 = nn.RMSNorm(width, 1e-5), nn.RMSNorm(width, 1e-5)
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.out = nn.Linear(width, width, bias=False)
-        self.gate = nn.Linear(width, hidden, bias=False)
-        self.up = nn.Linear(width, hidden, bias=False)
-        self.down = nn.Linear(hidden, width, bias=False)
-
-    def forward(self, x, cos, sin):
-        """(B, T, C) -> (B, T, C)."""
-        B, T, C = x.shape
-        q, k, v = self.qkv(self.norm1(x)).view(B, T, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        q, k = (
-            torch.cat((-t.chunk(2, -1)[1], t.chunk(2, -1)[0]), -1) * sin + t * cos for t in (q, k)
-        )
-        y = F.scaled_dot_product_attention(q.type_as(v), k.type_as(v), v, is_causal=True)
-        x = x + self.out(y.transpose(1, 2).reshape(B, T, C))
-        h = self.norm2(x)
-        return x + self.down(F.silu(self.gate(h)) * self.up(h))
+def make_spec(shape):
+    """Make a Llama of this shape with a tied head."""
+    layers, width, heads, hidden, vocabulary, context, _ = SHAPES[shape]
+    block = BlockSpec(AttentionSpec(heads), FfnSpec(hidden_dim=hidden))
+    tied = EmbeddingsSpec(tie_weights=True)
+    return ModelSpec((block,), "bench", "", vocabulary, context, width, layers, tied)
 
 
-class Peer(nn.Module):
-    """A Llama as it is usually written."""
-
-    def __init__(self, layers, width, heads, hidden, vocabulary, context):
-        super().__init__()
-        self.embed = nn.Embedding(vocabulary, width)
-        self.blocks = nn.ModuleList(PeerBlock(width, heads, hidden) for _ in range(layers))
-        self.norm = nn.RMSNorm(width, 1e-5)
-        self.head = nn.Linear(width, vocabulary, bias=False)
-        size = width // heads
-        angles = torch.arange(context)[:, None] / 10000 ** (torch.arange(0, size, 2) / size)
-        self.register_buffer("cos", torch.cat((angles, angles), -1).cos(), persistent=False)
-        self.register_buffer("sin", torch.cat((angles, angles), -1).sin(), persistent=False)
-
-    def forward(self, tokens, targets):
-        """Mean loss. (B, T), (B, T) -> ()."""
-        x = self.embed(tokens)
-        for block in self.blocks:
-            x = block(x, self.cos, self.sin)
-        return F.cross_entropy(self.head(self.norm(x)).float().flatten(0, 1), targets.flatten())
+def make_batch(shape):
+    """Make the one batch that everyone learns: int32, (1, rows, context) twice."""
+    vocabulary, context, rows = SHAPES[shape][4:]
+    ids = np.random.default_rng(0).integers(0, vocabulary, (1, rows, context + 1)).astype(np.int32)
+    return Batch(ids[..., :-1], ids[..., 1:].copy(), np.arange(rows, dtype=np.uint32)[None])
 
 
-def make_peer_step(shape, batch, precision, compiled, device):
-    """Make a function that takes one optimizer step of the peer."""
-    model = Peer(*shape[:6]).to(device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, betas=(0.9, 0.95), fused=True)
-    loss_of = torch.compile(model) if compiled else model
-    tokens = torch.from_numpy(batch.tokens[0]).long().to(device)
-    targets = torch.from_numpy(batch.targets[0]).long().to(device)
+def make_step(name, chosen, mode):
+    """Make a function that takes one update of a library and waits for its loss."""
+    spec, batch, compiled = make_spec(chosen.shape), make_batch(chosen.shape), mode == "compiled"
+    backend = OURS.get(name) or ("mlx" if name == "mlx-lm" else "torch")
+    device = chosen.device if backend == "torch" else None
+    if name in OURS:
+        state = TrainState(init_weights(spec, 0), {}, {}, 0)
+        options = Options(device=device, precision=chosen.precision, compile=compiled)
+        learner = find_backend(backend).learner(spec, state, Recipe(), options)
+        return lambda: float(learner.step(batch, 3e-4).loss)
+    setting = SimpleNamespace(
+        backend=backend, device=device or "cpu", precision=chosen.precision,
+        length=SHAPES[chosen.shape][5], is_compiled=lambda peer: compiled,
+    )  # fmt: skip
+    return make_peer_step(name, setting, spec, batch)
 
-    def step():
-        with torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16"):
-            loss = loss_of(tokens, targets)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        return float(loss.detach())
 
-    return step
+def serve_steps(chosen, name, mode):
+    """Take a step for every line of standard input and answer its seconds; at the end, the peak."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what a library prints is not an answer
+    step = make_step(name, chosen, mode)
+    print("ready", file=answers, flush=True)
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        step()
+        print(time.perf_counter() - start, file=answers, flush=True)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, file=answers, flush=True)
+
+
+class Contender:
+    """A library in one mode, in a process that takes a step when it is asked."""
+
+    def __init__(self, name, mode):
+        self.name, self.mode, self.seconds = name, mode, []
+        self._process = subprocess.Popen(
+            [sys.executable, *sys.argv, "--serve", name, mode],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env=os.environ | {"OMP_WAIT_POLICY": "passive"},
+        )  # fmt: skip
+        self._read()
+
+    def _read(self):
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{self.name}, {self.mode}: ended with {self._process.wait()}")
+        return line.strip()
+
+    def take_step(self):
+        """Take one step and return its seconds."""
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        return float(self._read())
+
+    def end(self):
+        """End the process and return its peak memory in bytes."""
+        self._process.stdin.close()
+        peak = int(self._read())
+        self._process.wait()
+        return peak
+
+
+def parse_arguments():
+    """What is measured."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    names = [*OURS, *list_peers("torch"), *list_peers("mlx")]
+    parser.add_argument("--shape", choices=SHAPES, default="tiny")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--mode", action="append", choices=MODES, help="Both by default.")
+    parser.add_argument("--only", action="append", choices=names, help="All by default.")
+    parser.add_argument("--device", default="cpu", help="Of torch; MLX takes its own.")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
+    return parser.parse_args(), names
 
 
 def main():
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--shape", choices=SHAPES, default="tiny")
-    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--backend", action="append", choices=("torch", "mlx"))
-    parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--device", default=None)
-    parser.add_argument("--rounds", type=int, default=5)
-    chosen = parser.parse_args()
-    shape = layers, width, heads, hidden, vocabulary, context, rows = SHAPES[chosen.shape]
-    block = BlockSpec(AttentionSpec(heads), FfnSpec(hidden_dim=hidden))
-    spec = ModelSpec((block,), "bench", "", vocabulary, context, width, layers)
-    ids = np.random.default_rng(0).integers(0, vocabulary, (1, rows, context + 1)).astype(np.int32)
-    batch = Batch(ids[..., :-1], ids[..., 1:].copy(), np.arange(rows, dtype=np.uint32)[None])
-    device = chosen.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    steps = {"peer": make_peer_step(shape, batch, chosen.precision, chosen.compile, device)}
-    for name in chosen.backend or ("torch", "mlx"):
-        state = TrainState(init_weights(spec, 0), {}, {}, 0)
-        options = Options(
-            device=device if name == "torch" else None,
-            precision=chosen.precision,
-            compile=chosen.compile,
-        )
-        learner = find_backend(name).learner(spec, state, Recipe(), options)
-        steps[name] = lambda learner=learner: float(learner.step(batch, 3e-4).loss)
-    seconds = {name: [] for name in steps}
-    for turn in range(chosen.rounds + 1):
-        for name, step in steps.items():
-            start = time.perf_counter()
-            step()
-            if turn:  # the first warms up
-                seconds[name].append(time.perf_counter() - start)
-    peer = statistics.median(seconds["peer"])
+    chosen, names = parse_arguments()
+    if chosen.serve:
+        serve_steps(chosen, *chosen.serve)
+        return
+    spec, (context, rows) = make_spec(chosen.shape), SHAPES[chosen.shape][5:]
     print(
-        f"{chosen.shape}: {count_parameters(spec):,} parameters, {rows} x {context} tokens a step"
+        f"{chosen.shape}: {count_parameters(spec):,} parameters, {rows} x {context} tokens a step, "
+        f"{chosen.precision}, {os.cpu_count()} cores",
+        flush=True,
     )
-    how = ", compiled" if chosen.compile else ""
-    print(f"{chosen.precision}{how}, {torch.get_num_threads()} threads")
-    for name, taken in seconds.items():
-        median = statistics.median(taken)
-        rate = f"{rows * context / median:9,.0f} tokens/s   {peer / median:5.2f} x peer"
-        print(f"  {name:6} {rate}   {median:.3f} s a step")
+    ran = [Contender(name, mode) for name in chosen.only or names for mode in chosen.mode or MODES]
+    for turn in range(chosen.rounds + 2):
+        for one in ran:
+            seconds = one.take_step()
+            if turn > 1:  # two to warm up: compilers and caches
+                one.seconds.append(seconds)
+    print_results(ran, rows * context)
+
+
+def print_results(ran, tokens):
+    """Print a line for each, and our ratios to the best peers."""
+    best = {}
+    for one in ran:
+        kind = OURS.get(one.name) or ("mlx" if one.name == "mlx-lm" else "torch")
+        one.kind, one.median = kind, statistics.median(one.seconds)
+        if one.name not in OURS:
+            best[kind] = min(best.get(kind, one.median), one.median)
+    for one in ran:
+        ratio = ""
+        if one.name in OURS and one.kind in best:
+            ratio = f"{best[one.kind] / one.median:.2f} times the best peer"
+        speed, peak = tokens / one.median, one.end() / 1e6
+        line = f"  {one.name:16}{one.mode:9}{speed:9,.0f} tokens/s  {peak:7,.0f} MB  {ratio}"
+        print(line.rstrip(), flush=True)
 
 
 if __name__ == "__main__":
