@@ -144,7 +144,8 @@ def main():
     )
     ran = [Contender(name, mode) for name in chosen.only or names for mode in chosen.mode or MODES]
     for turn in range(chosen.rounds + 2):
-        for one in ran:
+        first = turn % len(ran)
+        for one in ran[first:] + ran[:first]:
             seconds = one.take_step()
             if turn > 1:  # two to warm up: compilers and caches
                 one.seconds.append(seconds)
