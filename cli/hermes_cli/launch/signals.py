@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-__all__ = ["CAUGHT", "FIRST_STEP_GRACE", "GRACE", "INTERRUPTED", "Signals"]
+__all__ = ["CAUGHT", "FIRST_STEP_GRACE", "GRACE", "INTERRUPTED", "Signals", "write_to"]
 
 # SIGUSR1 is the notice of Slurm's --signal before the time limit.
 CAUGHT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
@@ -26,14 +26,21 @@ POLL = 0.05
 LAST_WORD = 0.5  # seconds for the main thread to end once it has said that it does
 SHOW_CURSOR = b"\r\x1b[K\x1b[?25h"  # a bar hides it; what is left of the bar goes too
 
+_STDERR = [2]
+
+
+def write_to(descriptor: int) -> None:
+    """Write what is said of signals there: to standard error, whatever its number."""
+    _STDERR[0] = descriptor
+
 
 def _write_stderr(text: str) -> None:
-    """Write to descriptor 2 past sys.stderr, whose lock the main thread may hold."""
+    """Write to the descriptor past sys.stderr, whose lock the main thread may hold."""
     data = text.encode("utf-8", "replace") + b"\n"
-    if os.isatty(2):
+    if os.isatty(_STDERR[0]):
         data = SHOW_CURSOR + data
     try:
-        os.write(2, data)
+        os.write(_STDERR[0], data)
     except OSError:
         return  # nobody reads it any more
 
