@@ -54,8 +54,10 @@ class Signals:
     itself. silent: another process says it. ends: called before the process ends itself. on_join:
     called once the other ranks are found. on_first_step: called once the first step is done.
 
-    Outside the block nothing comes. SIGHUP stays ignored where it was, as under nohup, and a second
-    one ends nothing, since a closing terminal sends several.
+    Outside the block nothing comes, unless `finish` was called in it: then the program ends, and a
+    signal while Python ends ends it with that code, and not with a traceback. SIGHUP stays ignored
+    where it was, as under nohup, and a second one ends nothing, since a closing terminal sends
+    several.
     """
 
     def __init__(self, tell: Callable[[str], None] = _write_stderr):
@@ -138,6 +140,8 @@ class Signals:
                 signal.signal(number, signal.SIG_DFL)
 
     def __exit__(self, *error: object) -> None:
+        if self._finished:
+            return  # to the last moment of the program
         self._is_open = False
         for number, handler in self._before.items():
             last = self.has_come() and number == signal.SIGHUP
