@@ -1,15 +1,19 @@
 """The entry point of `hermes`: signals are handled before anything else is imported."""
 
 import os
-
-from hermes_cli.launch.signals import Signals
+import signal
 
 __all__ = ["main"]
 
 
 def main() -> None:
     """Run the command line of this process, and exit with its code."""
+    # Until our handlers are there: Python's own would raise in the middle of an import.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
+        from hermes_cli.launch.signals import Signals
+
         with Signals() as signals:
             from hermes_cli.main import run_process
 

@@ -35,7 +35,7 @@ from hermes.stage_display import StageDisplay, draw_on_terminal, measure_termina
 from hermes.stages import report_stage, show_headings, show_stages
 from hermes_cli.display.help_sections import WIDEST_HELP, Row, SectionedGroup
 from hermes_cli.display.robust_stderr import make_stderr_robust
-from hermes_cli.launch.signals import INTERRUPTED, Signals
+from hermes_cli.launch.signals import INTERRUPTED, Signals, write_to
 from hermes_cli.options.config_file import get_click_options
 
 # The commands under their headings: name, module of hermes_cli.commands, what it does. The command
@@ -295,7 +295,7 @@ def main() -> None:
 def run_process(signals: Signals) -> None:
     """Run the command line of this process in a block of `signals`, and exit with its code."""
     _complete_words()
-    make_stderr_robust()
+    write_to(make_stderr_robust())
     end_without_teardown = exit_without_teardown()
     code = run(sys.argv[1:], signals=signals)
     signals.finish(code)

@@ -4,15 +4,21 @@ Knows torchrun, srun, mpirun and mlx.launch by the variables that they set. Both
 command line train through here, so that no rank ever trains alone by accident.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, Protocol, TypeVar
 
-from hermes.distributed.environment import MEANT, detect_launcher, read_rank_info
+from hermes.distributed.environment import MEANT, OWN, detect_launcher, read_rank_info
 from hermes.distributed.process_group import SINGLE_PROCESS, ProcessGroup, RankInfo
 from hermes.errors import HermesError
 
-__all__ = ["check_peer_timeout", "choose_backend_name", "find_rank_info", "join_ranks"]
+__all__ = [
+    "check_peer_timeout",
+    "choose_backend_name",
+    "find_rank_info",
+    "join_ranks",
+    "join_watched",
+]
 
 # Seconds, at least: until the first step is done a rank may read, tokenize and compile.
 FIRST_TIMEOUT, RENDEZVOUS_TIMEOUT = 600.0, 60.0
@@ -108,3 +114,31 @@ def join_ranks(
             )
         options = replace(options, device=gpus[rank_info.local_rank])
     return backend.join(rank_info, options), options
+
+
+def join_watched(
+    rank_info: RankInfo | None,
+    backend: _Backend[OptionsT],
+    options: OptionsT,
+    environment: Mapping[str, str],
+    option: str = "peer_timeout",
+) -> tuple[ProcessGroup, OptionsT, Callable[[], None]]:
+    """join_ranks, and from then on a watch on this thread until the first step is done.
+
+    The watch ends the process where the thread hangs; workers of hermes's own launcher are watched
+    by it. option: what the timeout is called by whoever set it. -> also a function that ends the
+    watch. Raises as join_ranks.
+    """
+    if rank_info is None or OWN in environment:
+        return *join_ranks(rank_info, backend, options), lambda: None
+    from hermes.distributed.start_watch import StartWatch
+
+    watch, on_first_step = StartWatch(rank_info, option), rank_info.on_first_step
+
+    def end() -> None:
+        watch.stop()
+        on_first_step()
+
+    joined = join_ranks(replace(rank_info, on_first_step=end), backend, options)
+    watch.start()
+    return *joined, watch.stop

@@ -5,6 +5,7 @@ from functools import cache
 from typing import Any
 
 from hermes.errors import DataError
+from hermes.rust_panics import drop_panics
 from hermes.tokenizer.tokenizer_json import (
     Config,
     make_continuing,
@@ -87,7 +88,8 @@ class Pipelines:
 
 def _encode(inner: Any, texts: Sequence[str]) -> list[list[int]]:
     try:
-        encodings = inner.encode_batch_fast(list(texts), add_special_tokens=False)
+        with drop_panics():
+            encodings = inner.encode_batch_fast(list(texts), add_special_tokens=False)
     except TypeError:
         for text in texts:
             if found := next((c for c in text if "\ud800" <= c <= "\udfff"), None):
@@ -99,8 +101,9 @@ def _encode(inner: Any, texts: Sequence[str]) -> list[list[int]]:
     except BaseException as error:  # the library raises Exception, and PanicException for a bug
         if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
             raise
-        raise DataError(
-            "the tokenizer cannot encode a text, as its tokenizer.json is damaged: "
-            f"{' '.join(str(error).split())}"
-        ) from None
+        reason = " ".join(str(error).split())
+        why = "as its tokenizer.json is damaged"
+        if "retry-limit" in reason:
+            why = "on which a regular expression of its tokenizer.json takes too many steps"
+        raise DataError(f"the tokenizer cannot encode a text, {why}: {reason}") from None
     return [encoding.ids for encoding in encodings]

@@ -7,6 +7,7 @@ from importlib.metadata import version
 from typing import Any
 
 from hermes.errors import DataError
+from hermes.rust_panics import drop_panics
 from hermes.tokenizer.growth import check_growth
 from hermes.tokenizer.spelling import BYTE_TOKEN, iterate_stages, list_pieces
 
@@ -73,7 +74,8 @@ def make_pipeline(config: Config | str, source: str) -> Any:
 
     text = config if isinstance(config, str) else json.dumps(config)
     try:
-        inner = Tokenizer.from_str(text)
+        with drop_panics():
+            inner = Tokenizer.from_str(text)
     except BaseException as error:  # the library raises Exception, and PanicException for a bug
         if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
             raise

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hermes.arguments import Call
 from hermes.chat_templates.example import Example
-from hermes.distributed.join import choose_backend_name, find_rank_info, join_ranks
+from hermes.distributed.join import choose_backend_name, find_rank_info, join_watched
 from hermes.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from hermes.errors import HermesError
 from hermes.interface import Backend, Options, choose_backend
@@ -81,7 +81,8 @@ def join_host(call: Call) -> Iterator[RunHost]:
     backend = choose_backend(choose_backend_name(call["backend"], os.environ))
     options = make_options(call.values, backend)
     rank_info = find_rank_info(os.environ, call["peer_timeout"])
-    process_group, options = join_ranks(rank_info, backend, options)
+    joined = join_watched(rank_info, backend, options, os.environ)
+    process_group, options, end_watch = joined
     if call["verbose"] and call["quiet"]:
         raise HermesError("--verbose and --quiet are both given; keep one")
     progress = False if call["quiet"] else call["progress"]
@@ -91,8 +92,11 @@ def join_host(call: Call) -> Iterator[RunHost]:
     command = call["on_finish"] if host.leads and not call["dry_run"] else ""
     finish = FinishCommand(command, call["output"], tell)
     with finish, HubUploads(push, tell) as uploads, closing(process_group), shown:
-        require_writable_repo(push, process_group)
-        yield replace(host, uploads=uploads)
+        try:
+            require_writable_repo(push, process_group)
+            yield replace(host, uploads=uploads)
+        finally:  # before what follows a run that failed, which takes its time
+            end_watch()
 
 
 def make_options(values: Mapping[str, Any], backend: Backend) -> Options:

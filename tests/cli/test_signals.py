@@ -176,3 +176,42 @@ def test_a_broken_pipe_that_is_not_standard_output_is_a_failure(call, monkeypatc
 
     monkeypatch.setattr("hermes_cli.main.import_module", breaks)
     assert call("doctor") == (74, "", "Error: broken pipe\n")
+
+
+# A signal at an exact moment: while a module is imported, or in one of the ways in which Python
+# calls what is left when it ends.
+MOMENTS = """
+import atexit, os, signal, sys, threading
+NUMBER, MOMENT = int(sys.argv[1]), sys.argv[2]
+def send(): os.kill(os.getpid(), NUMBER)
+class Importing:
+    def find_spec(self, name, path=None, target=None):
+        if name == MOMENT:
+            send()
+sys.meta_path.insert(0, Importing())
+class Last:
+    def __del__(self): send()
+if MOMENT == "atexit": atexit.register(send)
+if MOMENT == "threads": threading._register_atexit(send)
+if MOMENT == "teardown": sys.modules["last"] = Last()
+sys.argv = ["hermes", "models"]
+from hermes_cli.entry import main
+main()
+"""
+BEGINNING = ("hermes_cli.launch.signals", "hermes_cli.main", "click", "hermes.interface")
+ENDING = ("atexit", "threads", "teardown")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("moment", [*BEGINNING, *ENDING])
+def test_a_signal_while_python_imports_or_ends_is_no_traceback(number, moment):
+    words = [sys.executable, "-c", MOMENTS, str(int(number)), moment]
+    done = subprocess.run(words, capture_output=True, text=True)
+    if moment == BEGINNING[0]:  # before anything could be said
+        assert (done.returncode, done.stderr) == (-number, "")
+    elif moment in BEGINNING:
+        assert (done.returncode, done.stderr) == (130, "Error: interrupted\n")
+    else:  # the last of Python's teardown has the system's handlers again
+        assert done.returncode in ((0, -number) if moment == "teardown" else (0,))
+        assert done.stderr == ""
+        assert "nano" in done.stdout

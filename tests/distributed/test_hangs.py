@@ -10,12 +10,17 @@ import time
 import numpy as np
 import pytest
 
+from hermes.distributed.processor_time import (
+    _parse_time,
+    read_descendants_seconds,
+    read_seconds,
+)
+from hermes.distributed.signs_of_work import BEAT, SignsOfWork
 from hermes.stages import report_stage
 from hermes_cli.launch.hang_watch import HangWatch
-from hermes_cli.launch.processor_time import _parse_time, read_descendants_seconds, read_seconds
-from hermes_cli.launch.pulse import BEAT, Beat, Pulse, SignsOfWork, get_pulse_path, read_beat
+from hermes_cli.launch.pulse import Beat, Pulse, get_pulse_path, read_beat
 from hermes_cli.launch.worker_status import WorkerStatus
-from tests.distributed.support import MLX, TORCH, WAIT, train
+from tests.distributed.support import COMMON, MLX, TORCH, WAIT, ranks, train
 
 LIMIT = 6
 BEAT_FIELDS = ("beats", "signs", "waits", "place")
@@ -23,11 +28,11 @@ BEAT_FIELDS = ("beats", "signs", "waits", "place")
 HANGS = """
 import os, sys, time
 def hang(*args, **kwargs):
-    if os.environ.get("RANK", os.environ.get("MLX_RANK")) != "1":
+    if os.environ.get("RANK", os.environ.get("MLX_RANK")) not in WHO:
         return
     open("BEGUN", "w").write(str(time.monotonic()))
     WHAT
-if any("spawn_main" in word for word in sys.orig_argv):
+if "MLX_RANK" in os.environ or "RANK" in os.environ or "spawn_main" in str(sys.orig_argv):
     import MODULE as module
     holder = module.HOLDER
     plain = holder.NAME
@@ -58,23 +63,40 @@ FOUND = [
 ]
 
 
+# Under no launcher of hermes's: who hangs, and where.
+ALONE = [
+    ("mlx", "first batch", "loop", ["1"]),
+    ("mlx", "data", "polling", ["0", "1"]),
+    ("torch", "first batch", "blocked", ["1"]),
+    ("torch", "torch's compile", "loop", ["0", "1"]),
+]
+
+
+@pytest.fixture
+def plant(tmp_path, monkeypatch):
+    """A function that lets ranks hang; it gives what more a command is told for that."""
+
+    def plant(place, way, who=("1",)):
+        module, holder, name = PLACES[place]
+        text = HANGS.replace("WHAT", WAYS[way]).replace("MODULE", module)
+        holder = f"module.{holder}" if "[" not in holder else holder
+        text = text.replace("module.HOLDER", holder).replace("NAME", name)
+        text = text.replace("BEGUN", str(tmp_path / "begun")).replace("WHO", repr(who))
+        (tmp_path / "sitecustomize.py").write_text(text)
+        path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+        monkeypatch.setenv("PYTHONPATH", path)
+        return ["--peer-timeout", LIMIT, *(["--compile"] if "torch" in place else [])]
+
+    return plant
+
+
 @pytest.mark.long
 @pytest.mark.parametrize(("how", "place", "way"), FOUND)
 def test_a_rank_that_hangs_before_the_first_step_is_found_within_the_limit(
-    corpus, tmp_path, monkeypatch, how, place, way
+    corpus, tmp_path, plant, how, place, way
 ):
-    module, holder, name = PLACES[place]
-    text = HANGS.replace("WHAT", WAYS[way]).replace("MODULE", module)
-    holder = f"module.{holder}" if "[" not in holder else holder
-    text = text.replace("module.HOLDER", holder).replace("NAME", name)
-    text = text.replace("BEGUN", str(tmp_path / "begun"))
-    (tmp_path / "sitecustomize.py").write_text(text)
-    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    monkeypatch.setenv("PYTHONPATH", path)
-    run, more = tmp_path / "run", ["--compile"] if "torch" in place else []
-    said = train(
-        corpus, "--output", run, "--max-steps", 3, *how, *more, "--peer-timeout", LIMIT, code=76
-    )
+    run, more = tmp_path / "run", plant(place, way)
+    said = train(corpus, "--output", run, "--max-steps", 3, *how, *more, code=76)
     # The other rank has to come so far as to wait, on a machine that may be busy; 600 is the time
     # that a first step may take.
     assert time.monotonic() - float((tmp_path / "begun").read_text()) < 300
@@ -85,6 +107,72 @@ def test_a_rank_that_hangs_before_the_first_step_is_found_within_the_limit(
     assert "Traceback" not in said
     log = (run / "logs" / "rank-1.txt").read_text() if place != "data" else "in hang"
     assert "in hang" in log
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("how", [MLX, TORCH])
+def test_all_ranks_that_hang_at_once_are_found_within_the_limit(corpus, tmp_path, plant, how):
+    more = plant("first batch", "blocked", ("0", "1"))
+    said = train(corpus, "--output", tmp_path / "run", "--max-steps", 3, *how, *more, code=76)
+    assert time.monotonic() - float((tmp_path / "begun").read_text()) < 300
+    assert said.count("Error: ") == 1
+    assert f"it did nothing for {LIMIT} s before the first step, nor did any other (" in said
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("backend", "place", "way", "who"), ALONE)
+def test_a_rank_of_another_launcher_that_hangs_before_the_first_step_ends_itself(
+    corpus, tmp_path, plant, backend, place, way, who
+):
+    more = plant(place, way, who)
+    run = ["--output", tmp_path / "run", "--max-steps", 3, "--backend", backend]
+    ended = ranks(corpus, backend, *2 * [[*COMMON, *run, *more]])
+    assert time.monotonic() - float((tmp_path / "begun").read_text()) < 300
+    for rank, (code, said) in enumerate(ended):
+        assert code == 76, said
+        assert said.count("Error: ") == 1
+        assert "Traceback" not in said
+        if str(rank) in who:
+            assert f"Error: rank {rank} (process " in said
+            assert f"hung, so it ends: it did nothing for {LIMIT} s before the first step" in said
+            assert way == "polling" or "in hang); if it was at work" in said
+            assert "; if it was at work, give a longer --peer-timeout" in said
+            log = tmp_path / "run" / "logs" / f"rank-{rank}.txt"
+            assert place == "data" or "in hang" in log.read_text()
+
+
+WATCHED = """
+import time
+from hermes.distributed.process_group import RankInfo
+from hermes.distributed.start_watch import StartWatch
+from hermes.stages import report_stage
+watch = StartWatch(RankInfo(1, 2, timeout=3), "peer_timeout")
+watch.start()
+WHAT
+watch.stop()
+time.sleep(5)
+"""
+BUSY_RANKS = {  # each longer than the limit
+    "at work": "for k in range(60): report_stage('reading', k); time.sleep(0.1)",
+    "waiting": "report_stage('waiting for the device'); time.sleep(6)",
+}
+
+
+@pytest.mark.parametrize("what", BUSY_RANKS)
+def test_a_rank_that_works_or_waits_is_left_alone_and_so_is_one_without_a_watch(what):
+    script = WATCHED.replace("WHAT", BUSY_RANKS[what])
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_rank_that_does_nothing_ends_itself_and_names_the_argument():
+    script = WATCHED.replace("WHAT", "time.sleep(1000)")
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 76
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("Error: rank 1 (process ")
+    assert "it did nothing for 3 s before the first step (<string>:8, in <module>)" in line
+    assert line.endswith("; if it was at work, give a longer peer_timeout")
 
 
 def beat_of(signs, seconds=0.6):
@@ -202,11 +290,19 @@ def test_who_works_or_whom_nobody_waits_for_does_not_hang(two):
     for k in range(9):
         assert two((k, 1, True), (k, k, False)) == []  # it works
     for k in range(9):
-        assert two((k, 1, False), (k, 5, False)) == []  # the same long call, in all
+        assert two((k, 1, False), (k, k, False)) == []  # nobody waits, and one works
     for k in range(9):
         assert two((k, k, True), (k, 5, False)) == []  # the other does what it waits for
     for k in range(9):
         assert two((k, 1, True), (k, 5, True)) == []  # each waits
+
+
+def test_who_does_nothing_as_all_the_others_hangs(two):
+    for k in range(4):
+        assert two((k, 1, False), (k, 5, False)) == []
+    found = two((5, 1, False), (5, 5, False))
+    assert [rank for rank, _ in found] == [0, 1]
+    assert all("before the first step, nor did any other (here)" in how for _, how in found)
 
 
 def test_who_keeps_pythons_lock_hangs_where_nothing_computes(two, monkeypatch):

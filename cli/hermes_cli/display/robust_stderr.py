@@ -7,6 +7,8 @@ from typing import Any
 
 __all__ = ["make_stderr_robust"]
 
+STDERR = 2
+
 
 class _RobustFile(io.FileIO):
     """A file descriptor that is replaced by /dev/null once it cannot be written to."""
@@ -21,15 +23,21 @@ class _RobustFile(io.FileIO):
             return super().write(data)
 
 
-def make_stderr_robust() -> None:
-    """Replace sys.stderr, so that a closed pipe or terminal drops its lines and raises nothing."""
+def make_stderr_robust() -> int:
+    """Replace sys.stderr, so that a closed pipe or terminal drops its lines and raises nothing.
+
+    It has a descriptor of its own, which is returned: number 2 is what libraries write to, and may
+    be another file for a while (hermes/rust_panics.py).
+    """
     plain = sys.stderr
     if plain is None:  # closed by whoever started the process
-        return
+        return STDERR
     plain.flush()
+    own = os.dup(plain.fileno())
     sys.stderr = io.TextIOWrapper(
-        io.BufferedWriter(_RobustFile(plain.fileno(), "w", closefd=False)),
+        io.BufferedWriter(_RobustFile(own, "w", closefd=False)),
         encoding=plain.encoding,
         errors=plain.errors,
         line_buffering=True,
     )
+    return own

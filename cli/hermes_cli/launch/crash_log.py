@@ -26,7 +26,7 @@ from hermes.errors import (
     is_out_of_memory,
 )
 
-__all__ = ["WRITE_STACKS", "CrashLog", "get_logs_folder"]
+__all__ = ["WRITE_STACKS", "CrashLog", "write_stacks"]
 
 # Of the time in which a backend may end the process: the stacks are written before.
 BEFORE = 0.9
@@ -49,9 +49,22 @@ class _Lost(PeerLost):
     """A lost peer whose stacks are in the log already."""
 
 
-def get_logs_folder(output: Path) -> Path:
-    """The folder of a run's crash logs."""
-    return output / "logs"
+def get_log_path(output: Path, rank: int) -> Path:
+    """The crash log of a rank of the run in that folder."""
+    return output / "logs" / f"rank-{rank}.txt"
+
+
+def write_stacks(output: Path, rank: int) -> str:
+    """Write the stacks of all threads to a rank's log, if it has begun one; words for where."""
+    path = get_log_path(output, rank)
+    try:
+        if not path.exists():
+            return ""
+        with path.open("a", encoding="utf-8") as file:
+            faulthandler.dump_traceback(file)
+    except OSError:
+        return ""
+    return f"; stacks are in {path.parent}"
 
 
 class CrashLog:
@@ -64,7 +77,7 @@ class CrashLog:
 
     def __init__(self, process_group: ProcessGroup, output: Path | None):
         self._processes, self._rank_info = process_group, process_group.rank_info
-        self._path = output and get_logs_folder(output) / f"rank-{self._rank_info.rank}.txt"
+        self._path = output and get_log_path(output, self._rank_info.rank)
         self._file: TextIO | None = None
         self._begins = 0
 

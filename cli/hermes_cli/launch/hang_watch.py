@@ -9,8 +9,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from hermes_cli.launch.processor_time import read_seconds
-from hermes_cli.launch.pulse import BUSY, Beat, get_pulse_path, read_beat
+from hermes.distributed.processor_time import read_seconds
+from hermes.distributed.signs_of_work import BUSY
+from hermes_cli.launch.pulse import Beat, get_pulse_path, read_beat
 from hermes_cli.launch.worker_status import WorkerStatus
 
 __all__ = ["HangWatch", "is_stopped"]
@@ -71,10 +72,12 @@ class HangWatch:
         limit = (self._limit + LEFT_TO_OTHERS) / TICK
         found = [(one, "") for one in running if seen[one.pid].stopped > limit]
         idle = [one for one in running if seen[one.pid].idle > self._limit / TICK]
-        # Where nobody waits, all may be at the same long call.
-        if any(self._is_waiting(one) for one in idle):
+        waits = any(self._is_waiting(one) for one in idle)
+        # One that nobody waits for may be at what the others have done, but all cannot.
+        if waits or len(idle) == len(running):
+            while_what = " while others waited" if waits else ", nor did any other"
             found += [
-                (one, self._describe(one))
+                (one, self._describe(one, while_what))
                 for one in idle
                 if not self._is_waiting(one) and not seen[one.pid].stopped
             ]
@@ -84,11 +87,11 @@ class HangWatch:
         beat = self._seen[one.pid].beat
         return beat is not None and beat.waits
 
-    def _describe(self, one: WorkerStatus) -> str:
+    def _describe(self, one: WorkerStatus, while_what: str) -> str:
         beat = self._seen[one.pid].beat
         place = f" ({beat.place})" if beat else ""
         return (
-            f": it did nothing for {self._limit:g} s before the first step while others waited"
+            f": it did nothing for {self._limit:g} s before the first step{while_what}"
             f"{place}; if it was at work, give a longer --peer-timeout"
         )
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hermes.distributed.environment import OWN
-from hermes.distributed.join import choose_backend_name, find_rank_info, join_ranks
+from hermes.distributed.join import choose_backend_name, find_rank_info, join_watched
 from hermes.distributed.process_group import SINGLE_PROCESS, ProcessGroup
-from hermes_cli.launch.crash_log import get_logs_folder
+from hermes_cli.launch.crash_log import write_stacks
 from hermes_cli.launch.parent_watch import watch_parent
 from hermes_cli.launch.signals import Signals
 
@@ -53,12 +53,11 @@ def join(
     rank_info = find_rank_info(os.environ, asked["peer_timeout"])
     if rank_info is None:
         return SINGLE_PROCESS, options
-    tell, stacks = context.find_root().obj.tell, ""
-    if asked["output"]:
-        stacks = f"; stacks are in {get_logs_folder(Path(asked['output']))}"
+    tell, rank = context.find_root().obj.tell, rank_info.rank
     saves = is_saving(asked["output"]) if rank_info.rank == 0 else lambda: False
 
     def last_words(line: str) -> None:
+        stacks = write_stacks(Path(asked["output"]), rank) if asked["output"] else ""
         tell(f"Error: {line}{stacks}")
         end = time.monotonic() + asked["peer_timeout"]
         while saves() and time.monotonic() < end:
@@ -70,6 +69,9 @@ def join(
     rank_info = replace(
         rank_info, last_words=last_words, on_first_step=lambda: signals.on_first_step()
     )
-    joined = join_ranks(rank_info, backend, options)
+    group, options, end_watch = join_watched(
+        rank_info, backend, options, os.environ, "--peer-timeout"
+    )
+    context.call_on_close(end_watch)
     signals.on_join()
-    return joined
+    return group, options

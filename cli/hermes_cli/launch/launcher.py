@@ -28,7 +28,7 @@ from hermes.errors import HermesError, Interrupted, NonFinite, PeerLost
 from hermes_cli.display.robust_stderr import make_stderr_robust
 from hermes_cli.launch.join import find_launched_backend, is_saving
 from hermes_cli.launch.pulse import Pulse, get_pulse_path
-from hermes_cli.launch.signals import CAUGHT, Signals
+from hermes_cli.launch.signals import CAUGHT, Signals, write_to
 from hermes_cli.launch.stderr_filter import filter_stderr, redirect_stderr
 from hermes_cli.launch.supervisor import LONGEST_GRACE, POLL, Death, Writing, supervise
 from hermes_cli.launch.worker_status import StatusFile, read_statuses
@@ -157,7 +157,7 @@ def _run_worker(command: Command, folder: str, environment: Mapping[str, str]) -
         signal.pthread_sigmask(signal.SIG_UNBLOCK, CAUGHT)  # the supervisor's thread blocks them
         threading.Thread(target=_end_with_launcher, daemon=True).start()
         redirect_stderr(folder)
-        make_stderr_robust()
+        write_to(make_stderr_robust())
         run, arguments = command
         if attempt and not {"--resume", "--auto-resume"} & {*arguments}:
             arguments = [*arguments, "--resume"]

@@ -1,36 +1,13 @@
-"""Shows the launcher that a worker works, until its first step is done.
+"""Shows the launcher that a worker works, until its first step is done."""
 
-Until then a worker may read, tokenize and compile for long, so silence alone says nothing. A thread
-looks for signs of work instead. None is there in a call that blocks, nor in a loop of Python that
-comes by the same places again and again.
-"""
-
-import dis
 import json
-import sys
 import threading
-import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import CodeType, FrameType
 
-from hermes.stages import get_last_report
-from hermes_cli.launch.processor_time import read_descendants_seconds
+from hermes.distributed.signs_of_work import SignsOfWork, count_beats
 
-__all__ = ["BUSY", "Beat", "Pulse", "SignsOfWork", "get_pulse_path", "read_beat"]
-
-SAMPLE = 0.1  # seconds between two looks at where the main thread is
-BEAT = 1.0  # seconds between two lines to the launcher
-BUSY = 0.02  # of a processor: what a thread that sleeps and looks again does not use
-GROWTH = 1.01  # of memory that is more than that of the same work done again
-READ = 100_000  # bytes a second that only work reads or writes
-MOST_PLACES = 200_000
-# Modules in whose calls a rank waits for the others, or for what it has computed itself.
-WAITING = (
-    *("hermes_torch.process_group", "hermes_torch.sharding", "torch.distributed"),
-    *("torch.autograd", "torch.nn.parallel", "hermes_mlx.process_group", "hermes_mlx.learner"),
-)
+__all__ = ["Beat", "Pulse", "get_pulse_path", "read_beat"]
 
 
 @dataclass(frozen=True)
@@ -79,20 +56,9 @@ class Pulse:
         self._path.unlink(missing_ok=True)
 
     def _run(self) -> None:
-        main = threading.main_thread().ident
-        signs, beats, written_at = SignsOfWork(), 0, time.monotonic()
-        while not self._ended.wait(SAMPLE):
-            # Private, but there in every version, and what faulthandler prints.
-            frame = sys._current_frames().get(main or 0)
-            if frame is None:
-                return
-            signs.add_frame(frame)
-            now = time.monotonic()
-            if now - written_at >= BEAT:
-                signs.add_period(now - written_at)
-                beats, written_at = beats + 1, now
-                self._write(Beat(beats, signs.number, signs.waits, signs.place))
-            del frame  # or it keeps alive what the main thread has left
+        main, signs = threading.main_thread().ident or 0, SignsOfWork()
+        for beats in count_beats(signs, main, self._ended):
+            self._write(Beat(beats, signs.number, signs.waits, signs.place))
 
     def _write(self, beat: Beat) -> None:
         beside = self._path.with_suffix(".new")
@@ -101,81 +67,3 @@ class Pulse:
             beside.replace(self._path)
         except OSError:  # the launcher is gone, and its folder with it
             self._ended.set()
-
-
-class SignsOfWork:
-    """Counts signs of work of the main thread: `add_frame` ten times a second, `add_period` once.
-
-    There is one where the stage or how far it is changes; where the thread comes to a place in the
-    code for the first time; where the process needs more memory than ever, or reads or writes;
-    where a process that it started computes, as compilers do; and where one call computes that is
-    no Python.
-    """
-
-    def __init__(self, descendants: Callable[[], float] = read_descendants_seconds) -> None:
-        self.number, self.waits, self.place = 0, False, ""
-        self._places: set[tuple[CodeType, int]] = set()
-        self._report, self._memory, self._blocks = get_last_report(), 0, 0
-        self._leaf: tuple[CodeType, int] | None = None
-        self._same_leaf = True
-        self._read_descendants = descendants
-        self._own, self._others, self._bytes = time.process_time(), descendants(), _count_bytes()
-
-    def add_frame(self, frame: FrameType) -> None:
-        """Look at where the main thread is."""
-        leaf = frame.f_code, frame.f_lasti
-        self._same_leaf = self._same_leaf and leaf == self._leaf
-        self._leaf = leaf
-        name, stage = frame.f_globals.get("__name__") or "", get_last_report()[0]
-        self.waits = name.startswith(WAITING) or stage == "waiting for the device"
-        where = f"{frame.f_code.co_filename}:{frame.f_lineno}, in {frame.f_code.co_name}"
-        self.place = f"{stage}: {where}" if stage else where
-        before = len(self._places)
-        one: FrameType | None = frame
-        while one is not None:
-            self._places.add((one.f_code, one.f_lasti))
-            one = one.f_back
-        self.number += len(self._places) > before
-        if len(self._places) > MOST_PLACES:
-            self._places.clear()
-
-    def add_period(self, seconds: float) -> None:
-        """Look at what has changed in the seconds since the last call."""
-        report, memory, blocks = get_last_report(), _read_peak_memory(), sys.getallocatedblocks()
-        own, others, read = time.process_time(), self._read_descendants(), _count_bytes()
-        computes = own - self._own >= BUSY * seconds
-        signs = (
-            report != self._report,
-            memory > GROWTH * self._memory,
-            blocks > GROWTH * self._blocks,
-            others - self._others >= BUSY * seconds,
-            read - self._bytes >= READ * seconds,
-            computes and self._same_leaf and not self.waits and self._is_in_call(),
-        )
-        self.number += any(signs)
-        self._memory, self._blocks = max(self._memory, memory), max(self._blocks, blocks)
-        self._report, self._own, self._others, self._bytes = report, own, others, read
-        self._same_leaf = True
-
-    def _is_in_call(self) -> bool:
-        """Whether the innermost frame is in a call, and not at a jump that closes a loop."""
-        if self._leaf is None:
-            return False
-        code, at = self._leaf
-        return at >= 0 and "JUMP" not in dis.opname[code.co_code[at]]
-
-
-def _read_peak_memory() -> int:
-    """The most memory that this process ever had, in the system's own unit."""
-    import resource  # not on Windows, where no worker is started
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def _count_bytes() -> int:
-    """Bytes that this process has read and written; 0 where the system does not count them."""
-    try:
-        lines = Path("/proc/self/io").read_bytes().splitlines()
-    except OSError:
-        return 0
-    return sum(int(line.split()[1]) for line in lines[:2])

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-__all__ = ["CAUGHT", "FIRST_STEP_GRACE", "GRACE", "INTERRUPTED", "Signals"]
+__all__ = ["CAUGHT", "FIRST_STEP_GRACE", "GRACE", "INTERRUPTED", "Signals", "write_to"]
 
 # SIGUSR1 is the notice of Slurm's --signal before the time limit.
 CAUGHT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
@@ -26,14 +26,21 @@ POLL = 0.05
 LAST_WORD = 0.5  # seconds for the main thread to end once it has said that it does
 SHOW_CURSOR = b"\r\x1b[K\x1b[?25h"  # a bar hides it; what is left of the bar goes too
 
+_STDERR = [2]
+
+
+def write_to(descriptor: int) -> None:
+    """Write what is said of signals there: to standard error, whatever its number."""
+    _STDERR[0] = descriptor
+
 
 def _write_stderr(text: str) -> None:
-    """Write to descriptor 2 past sys.stderr, whose lock the main thread may hold."""
+    """Write to the descriptor past sys.stderr, whose lock the main thread may hold."""
     data = text.encode("utf-8", "replace") + b"\n"
-    if os.isatty(2):
+    if os.isatty(_STDERR[0]):
         data = SHOW_CURSOR + data
     try:
-        os.write(2, data)
+        os.write(_STDERR[0], data)
     except OSError:
         return  # nobody reads it any more
 
@@ -47,8 +54,10 @@ class Signals:
     itself. silent: another process says it. ends: called before the process ends itself. on_join:
     called once the other ranks are found. on_first_step: called once the first step is done.
 
-    Outside the block nothing comes. SIGHUP stays ignored where it was, as under nohup, and a second
-    one ends nothing, since a closing terminal sends several.
+    Outside the block nothing comes, unless `finish` was called in it: then the program ends, and a
+    signal while Python ends ends it with that code, and not with a traceback. SIGHUP stays ignored
+    where it was, as under nohup, and a second one ends nothing, since a closing terminal sends
+    several.
     """
 
     def __init__(self, tell: Callable[[str], None] = _write_stderr):
@@ -131,6 +140,8 @@ class Signals:
                 signal.signal(number, signal.SIG_DFL)
 
     def __exit__(self, *error: object) -> None:
+        if self._finished:
+            return  # to the last moment of the program
         self._is_open = False
         for number, handler in self._before.items():
             last = self.has_come() and number == signal.SIGHUP

@@ -153,6 +153,11 @@ def _share_masks(original, self, x, rate, site):
     return original(self, x, rate, site % 4)
 
 
+def _drop_threshold(original, self, x, rate, site):
+    """The element whose hash is the threshold is dropped, too: > for >=."""
+    return original(self, x, rate + 2.0**-32 if rate else rate, site)
+
+
 def _drop_nothing(original, self, x, rate, site):
     return x
 
@@ -271,6 +276,16 @@ FAULTS = (
         "dropout.ffn/hot",
         _change_dropout(_share_masks),
         "dropout",
+    ),
+    *(
+        _make_fault(
+            f"the hash at the threshold is dropped, {kind}",
+            "L0/masks",
+            f"dropout.{kind}/hot",
+            _change_dropout(_drop_threshold),
+            "dropout",
+        )
+        for kind in ("embeddings", "attention", "ffn", "block")
     ),
     _make_fault(
         "dropout drops nothing", "L1/dropout", DROPS, _change_dropout(_drop_nothing), "dropout"

@@ -8,14 +8,13 @@ import ml_dtypes
 import numpy as np
 
 from hermes.errors import HermesError
-from hermes.interface import IGNORE, Batch, Tensors, TrainState
+from hermes.interface import IGNORE, TrainState
 from hermes.numerics.params import list_parameters, list_unfrozen
-from hermes.numerics.randomness import dropout_row_keys
-from hermes.spec import AttentionSpec, BlockSpec, EmbeddingsSpec, FfnSpec
 from hermes_conformance.cases.case import Case
-from hermes_conformance.cases.specs import make_field_specs, make_spec
+from hermes_conformance.cases.specs import make_field_specs
 from hermes_conformance.cases.standard import make_wide_cases
 from hermes_conformance.cases.weights import draw_fresh, draw_hot
+from hermes_conformance.laws.dropout_masks import compare_masks, make_dropout_cases
 from hermes_conformance.laws.exact_integers import make_integer_cases
 from hermes_conformance.laws.float64_state import wide_weights
 from hermes_conformance.laws.frozen_state import check_frozen_weights
@@ -23,9 +22,6 @@ from hermes_conformance.measure.compare import Measurement, compare_bits, compar
 from hermes_conformance.measure.law import CasePredicate, Check, Law, Needs, match_names
 from hermes_conformance.measure.subject import Backends
 from hermes_conformance.measure.tolerance import EXACT
-from hermes_numpy.context import Context
-
-ROWS = range(8)
 
 
 def names(case: Case, backends: Backends) -> Iterator[Measurement]:
@@ -110,84 +106,6 @@ def integers(case: Case, backends: Backends) -> Iterator[Measurement]:
             for end, piece in zip((2, 3, 5, case.T), pieces, strict=True):
                 what = f"logits after {end} tokens, {functions} functions"
                 yield compare_bits(what, piece, expected[:, end - 1], EXACT)
-
-
-def dropout_masks(case: Case, backends: Backends) -> Iterator[Measurement]:
-    """Dropout drops the oracle's elements: those are where a gradient is exactly zero."""
-    learner = backends.subject.make_learner(case, "float32")
-    for row in ROWS:
-        rows = np.array([[row]], np.uint32)
-        batch = replace(case.batch, rows=rows)
-        _, grads = learner.grads(batch)
-        keys = dropout_row_keys(case.recipe.seed, 1, rows[0])
-        for site, name, dropped in _find_dropped_elements(case, grads):
-            ones, rate = np.ones((1, *dropped.shape)), RATES[case.name]
-            expected = Context(dropout_keys=keys).dropout(ones, rate, site)[0] == 0
-            yield compare_bits(f"row {row}, site {site} by {name}", dropped, expected, EXACT)
-
-
-def _find_dropped_elements(case: Case, grads: Tensors) -> Iterator[tuple[int, str, np.ndarray]]:
-    """(site, tensor, boolean array of the dropped elements) for the case's one kind of dropout."""
-    kind = case.name.split("/")[0]
-    if kind == "dropout.embeddings":
-        rows = grads["model.embed_tokens.weight"][case.tokens[0]]
-        yield 0, "model.embed_tokens.weight", rows == 0
-        return
-    for layer in range(case.spec.num_layers):
-        at = f"model.layers.{layer}"
-        match kind:
-            case "dropout.attention":
-                name = f"{at}.self_attn.v_proj.bias"
-                heads = grads[name].reshape(case.spec.attentions[0].kv_heads, -1)
-                yield 1 + 4 * layer, name, (heads == 0).all(axis=1)[:, None, None]
-            case "dropout.ffn":
-                name = f"{at}.mlp.down_proj.bias"
-                yield 2 + 4 * layer, name, grads[name][None] == 0
-            case "dropout.block":
-                name = f"{at}.self_attn.o_proj.bias"
-                yield 3 + 4 * layer, name, grads[name][None] == 0
-                name = f"{at}.mlp.down_proj.bias"
-                yield 4 + 4 * layer, name, grads[name][None] == 0
-
-
-RATES = {
-    "dropout.embeddings/hot": 0.15,
-    "dropout.attention/hot": 0.4,
-    "dropout.ffn/hot": 0.3,
-    "dropout.block/hot": 0.1,
-}
-
-
-@cache
-def make_dropout_cases() -> tuple[Case, ...]:
-    """Cases with one kind of dropout each.
-
-    They have one token, so that an element of a bias's gradient is that of one dropped element.
-    """
-    attention, ffn = AttentionSpec(4, bias="all"), FfnSpec(40, "gelu", bias=True)
-    specs = {
-        "embeddings": make_spec(embeddings=EmbeddingsSpec(dropout=0.15)),
-        "attention": make_spec(replace(attention, dropout=0.4), ffn),
-        "ffn": make_spec(attention, replace(ffn, dropout=0.3)),
-        "block": make_spec(attention, ffn, BlockSpec(attention, dropout=0.1)),
-    }
-    return tuple(
-        Case(
-            f"dropout.{kind}/hot",
-            spec,
-            draw_hot,
-            1,
-            1,
-            fixed_batch=_make_distinct_batch(9 if kind == "embeddings" else 1),
-        )
-        for kind, spec in specs.items()
-    )
-
-
-def _make_distinct_batch(T: int) -> Batch:
-    """One row of T different tokens, all of whose targets count."""
-    tokens = np.arange(3, 3 + T, dtype=np.int32)[None, None]
-    return Batch(tokens, tokens + 1, np.zeros((1, 1), np.uint32))
 
 
 def refusals(case: Case, backends: Backends) -> Iterator[Measurement]:
@@ -301,7 +219,7 @@ LAWS = (
     _make_law(
         "masks",
         "dropout drops the same elements",
-        dropout_masks,
+        compare_masks,
         match_names("dropout."),
         "learner",
     ),

@@ -17,7 +17,7 @@ from hermes_conformance.cases.case import RECIPE, Case
 from hermes_conformance.cases.specs import ATTENTION, make_field_specs, make_spec
 from hermes_conformance.cases.standard import make_edge_cases, make_objective_cases
 from hermes_conformance.cases.weights import draw_fresh, draw_hot
-from hermes_conformance.laws import sources
+from hermes_conformance.laws import ranges, sources
 from hermes_conformance.laws.generation import (
     PROMPT_LENGTH,
     can_decode,
@@ -214,7 +214,7 @@ def make_cases(long: bool = False) -> tuple[Case, ...]:
     uneven = Case("slices.weighted/hot", large, draw_hot, A=1, B=2, T=30, weighted=True)
     cases.append(replace(uneven, recipe=replace(RECIPE, z_loss=0.02)))
     cases.append(Case("slices.pairs/hot", large, draw_hot, A=1, B=4, T=30, recipe=pairs))
-    return tuple(cases)
+    return (*cases, *ranges.make_cases())
 
 
 def _make_alibi_spec() -> ModelSpec:
@@ -235,13 +235,13 @@ def _make_law(
 
 def _has_logits(case: Case) -> bool:
     """Cases whose logits are judged."""
-    return not case.name.startswith(("greedy.", "preference.", "slices.", "lora."))
+    return not case.name.startswith(("greedy.", "preference.", "slices.", "lora.", "range."))
 
 
 def _has_steady_gradients(case: Case) -> bool:
     """Cases whose gradients are judged: of the extreme ones, those that count few targets."""
     counts_few = case.name.startswith(("edge.no target", "edge.one target"))
-    return counts_few or not case.name.startswith(("edge.", "greedy."))
+    return counts_few or not case.name.startswith(("edge.", "greedy.", "range."))
 
 
 def is_ordinary(case: Case) -> bool:
@@ -318,4 +318,5 @@ LAWS = (
         match_names("greedy."),
     ),
     *sources.LAWS_32,
+    *ranges.LAWS_32,
 )

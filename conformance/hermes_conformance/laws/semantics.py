@@ -15,7 +15,7 @@ from hermes_conformance.cases.standard import (
     make_wide_cases,
 )
 from hermes_conformance.golden import vectors
-from hermes_conformance.laws import documents, sources
+from hermes_conformance.laws import documents, ranges, sources
 from hermes_conformance.laws.gradients import (
     compare_gradient,
     derivatives,
@@ -159,7 +159,8 @@ def make_cases(long: bool = False) -> tuple[Case, ...]:
     """The cases of L1."""
     stored = tuple(case for case in vectors.read_stored_cases() if _is_golden(case))
     others = *make_edge_cases(), *make_objective_cases(), *make_wide_cases()
-    return (*make_standard_cases(long), *others, *documents.make_cases(), *stored)
+    of_parts = *documents.make_cases(), *ranges.make_cases()
+    return (*make_standard_cases(long), *others, *of_parts, *stored)
 
 
 def _make_law(
@@ -176,7 +177,7 @@ def _make_law(
     """
 
     def applies(case: Case) -> bool:
-        if documents.is_of_documents(case):
+        if documents.is_of_documents(case) or ranges.is_of_ranges(case):
             return False
         return (name in ("golden", "decoding") or not _is_golden(case)) and applies_to(case)
 
@@ -285,5 +286,6 @@ LAWS = (
         "learner",
     ),
     *documents.LAWS,
+    *ranges.LAWS_64,
     *sources.LAWS_64,
 )

@@ -24,6 +24,7 @@ from hermes.data.progress import Watch, report_progress
 from hermes.data.source_file import SourceFile
 from hermes.data.token_stream import TokenStream
 from hermes.errors import DataError, HermesError, StorageError
+from hermes.stages import report_stage
 from hermes.storage.durable import Disk, delete_folder, write_atomically
 from hermes.storage.reading import hash_file
 
@@ -102,17 +103,23 @@ def can_write_cache(cache: Path) -> bool:
 
 def wait_for_lock(folder: Path, tell: Callable[[str], None], doing: str) -> RunLock:
     """Lock a folder, waiting for another process that does the same. Raises StorageError."""
+    waiting = f"waiting for another process that {doing}"
     told = False
     while True:
         try:
-            return RunLock(folder)
+            lock = RunLock(folder)
         except StorageError:
             raise
         except HermesError:
             if not told:
-                tell(f"waiting for another process that {doing}")
+                tell(waiting)
+                report_stage(waiting)
             told = True
             time.sleep(POLL_SECONDS)
+        else:
+            if told:
+                report_stage("")
+            return lock
 
 
 def _is_current(folder: Path, sources: Sequence[SourceFile]) -> bool:
