@@ -32,7 +32,7 @@ QUICK = (
     "single steps write the first row's keys",
     "a text begins with a token too many of another",
     "a buffer that comes round forgets a key",
-    "rows in company see as many keys as the first",
+    "prompts in company are read together",
     "kept rows have keys for values",
     "a document's first token belongs to the last",
     "batches of text have no segments",
