@@ -30,7 +30,8 @@ class Case:
     blank_micro_batch: the second micro-batch has no target that counts. weighted: targets, or
     pairs, have weights, some of which are 0. recipe: how learners train
     it; it decides the objective and the adapters. fixed_batch: the first step's batch, where it is
-    not drawn.
+    not drawn. reads: how many tokens each read of a decoder takes, in turn, until all T are read;
+    empty for those of `laws.semantics.choose_cuts`.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Case:
     weighted: bool = False
     recipe: Recipe = RECIPE
     fixed_batch: Batch | None = field(default=None, compare=False)
+    reads: tuple[int, ...] = ()
 
     def draw_integers(self, purpose: str, count: int, below: int) -> np.ndarray:
         """Integers from 0 to below - 1, from a random stream of this purpose alone. (count,)"""

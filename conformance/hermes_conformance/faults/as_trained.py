@@ -40,8 +40,8 @@ def _double_value_gradients(patcher, q, k, v):
     return q, k, scale_gradient(patcher, 2.0, v)
 
 
-def _scale_queries_in_bfloat16(patcher, q, k, v):
-    return (1.2 * q if str(q.dtype).endswith("bfloat16") else q), k, v
+def _scale_queries_much(patcher, q, k, v):
+    return 1.2 * q, k, v
 
 
 def _write_attention_out(patcher: Patcher) -> None:
@@ -170,6 +170,43 @@ def _make_tf32_fault(
     return _make_fault(f"{name}, in tf32", f"{law}-tf32", case, plant, "torch", under)
 
 
+def _make_short_faults(precision: str) -> tuple[Fault, ...]:
+    """A fault for each law of a format of 16 bits."""
+    faults = (
+        (
+            "long rows of large heads are scaled by a fifth too much",
+            "logits",
+            CAUSAL,
+            _change_long_attention(_scale_queries_much),
+        ),
+        (
+            "a later read of a long row is a place early",
+            "decoding",
+            CAUSAL,
+            _place_later_reads_early,
+        ),
+        (
+            "values of long rows have twice their gradient",
+            "gradients",
+            PACKED,
+            _change_long_attention(_double_value_gradients),
+        ),
+        ("updates are half as large", "updates", CAUSAL, _halve_rate_in(precision)),
+        (
+            "updates of compiled learners are half as large",
+            "compiled",
+            CAUSAL,
+            _halve_compiled_rate_in(precision),
+        ),
+        ("an update waits for its numbers", "kernels", CAUSAL, _read_loss_in_update),
+        ("a learner compiles at each step", "graphs", CAUSAL, _compile_at_each_step),
+    )
+    return tuple(
+        _make_fault(f"{name}, in {precision}", f"{law}-{precision}", case, plant)
+        for name, law, case, plant in faults
+    )
+
+
 FAULTS = (
     _make_fault(
         "long rows of large heads are scaled by a fiftieth too much",
@@ -178,21 +215,9 @@ FAULTS = (
         _change_long_attention(_scale_queries),
     ),
     _make_fault(
-        "in bfloat16, long rows of large heads are scaled by a fifth too much",
-        "logits-bfloat16",
-        CAUSAL,
-        _change_long_attention(_scale_queries_in_bfloat16),
-    ),
-    _make_fault(
         "values of long rows have twice their gradient",
         "gradients-float32",
         WINDOW,
-        _change_long_attention(_double_value_gradients),
-    ),
-    _make_fault(
-        "values of long rows have twice their gradient, in bfloat16",
-        "gradients-bfloat16",
-        PACKED,
         _change_long_attention(_double_value_gradients),
     ),
     _make_fault(
@@ -203,12 +228,6 @@ FAULTS = (
         "decoding-float32",
         CAUSAL,
         _place_later_reads_early,
-    ),
-    _make_fault(
-        "updates in bfloat16 are half as large",
-        "updates-bfloat16",
-        CAUSAL,
-        _halve_rate_in("bfloat16"),
     ),
     _make_fault(
         "attention is written out where a kernel is",
@@ -223,35 +242,16 @@ FAULTS = (
     ),
     _make_fault("a learner compiles at each step", "graphs-float32", CAUSAL, _compile_at_each_step),
     _make_fault(
-        "a later read of a long row is a place early, in bfloat16",
-        "decoding-bfloat16",
-        CAUSAL,
-        _place_later_reads_early,
-    ),
-    _make_fault(
         "updates in float32 are half as large", "updates-float32", CAUSAL, _halve_rate_in("float32")
     ),
-    *(
-        _make_fault(
-            f"updates of compiled learners are half as large, in {precision}",
-            f"compiled-{precision}",
-            CAUSAL,
-            _halve_compiled_rate_in(precision),
-        )
-        for precision in ("float32", "bfloat16")
-    ),
     _make_fault(
-        "an update waits for its numbers, in bfloat16",
-        "kernels-bfloat16",
+        "updates of compiled learners are half as large, in float32",
+        "compiled-float32",
         CAUSAL,
-        _read_loss_in_update,
+        _halve_compiled_rate_in("float32"),
     ),
-    _make_fault(
-        "a learner compiles at each step, in bfloat16",
-        "graphs-bfloat16",
-        CAUSAL,
-        _compile_at_each_step,
-    ),
+    *_make_short_faults("bfloat16"),
+    *_make_short_faults("float16"),
     _make_tf32_fault(
         "long rows of large heads are scaled by a fiftieth too much",
         "logits",

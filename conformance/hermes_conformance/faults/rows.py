@@ -66,17 +66,17 @@ def _widen_window(original, self, T, S, spec):
     return original(self, T, S, replace(spec, window_size=wider))
 
 
-def _amplify_row_attention(patcher: Patcher) -> None:
-    """The fast attention of rows of different lengths gives a hundredth too much."""
+def _amplify_row_attention(factor: float) -> Plant:
+    """The fast attention of rows of different lengths is so many times what it should be."""
 
     def wrap(original):
         def faulty(q, k, v, spec, slopes, sinks, ctx, site):
             y = original(q, k, v, spec, slopes, sinks, ctx, site)
-            return y * 1.01 if hasattr(ctx, "rows") else y
+            return y * factor if hasattr(ctx, "rows") else y
 
         return faulty
 
-    patcher.wrap_table("attention", wrap, FAST_TABLES)
+    return lambda patcher: patcher.wrap_table("attention", wrap, FAST_TABLES)
 
 
 def _make_fault(name: str, law: str, case: str, plant: Plant) -> Fault:
@@ -123,6 +123,12 @@ FAULTS = (
         ),
     ),
     _make_fault(
-        "fast attention of rows is a hundredth off", "L2/rows", HOT, _amplify_row_attention
+        "fast attention of rows is a hundredth off", "L2/rows", HOT, _amplify_row_attention(1.01)
+    ),
+    _make_fault(
+        "fast attention of rows is a tenth off, in bfloat16",
+        "L3/rows",
+        HOT,
+        _amplify_row_attention(1.1),
     ),
 )

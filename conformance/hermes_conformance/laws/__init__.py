@@ -12,6 +12,7 @@ from hermes_conformance.laws import (
     exact,
     gradient_noise,
     interchange,
+    invariant_rows,
     kernels,
     loss_scaling,
     rows,
@@ -50,13 +51,19 @@ LEVELS = (
     Level(
         "L2",
         "float32 kernels",
-        (*kernels.LAWS, *rows.LAWS_32, *gradient_noise.LAWS_32),
+        (*kernels.LAWS, *rows.LAWS_32, *invariant_rows.LAWS_32, *gradient_noise.LAWS_32),
         kernels.make_cases,
     ),
     Level(
         "L3",
         "kernels of shorter formats",
-        (*short_formats.LAWS, *loss_scaling.LAWS_OF_GRADIENTS, *gradient_noise.LAWS_F16),
+        (
+            *short_formats.LAWS,
+            *rows.LAWS_16,
+            *invariant_rows.LAWS_16,
+            *loss_scaling.LAWS_OF_GRADIENTS,
+            *gradient_noise.LAWS_F16,
+        ),
         short_formats.make_cases,
     ),
     Level(

@@ -6,18 +6,20 @@ the same backend on the CPU, in units of one rounding of the weights (measure/ro
 """
 
 from collections.abc import Iterator
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from hermes.errors import Unsupported
-from hermes.interface import Learner
+from hermes.interface import Learner, LossScale
 from hermes.spec import ModelSpec
-from hermes.work_counts import CountsWork, WorkCounts
 from hermes_conformance.cases.case import Case
 from hermes_conformance.laws.compiled import catch_compiler_failures
 from hermes_conformance.laws.generation import can_decode
+from hermes_conformance.laws.trained_work import (
+    make_graphs_check,
+    make_kernels_check,
+    make_learner,
+)
 from hermes_conformance.measure.compare import Measurement, compare_values, rms
 from hermes_conformance.measure.law import CasePredicate, Check, Law, Needs, match_names
 from hermes_conformance.measure.rounding_bounds import bound_element, bound_rounding
@@ -36,7 +38,7 @@ from hermes_conformance.oracle.weight_noise import (
     get_unit,
 )
 
-PRECISIONS = ("float32", "tf32", "bfloat16")
+PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
 PIECES = (0.5, 0.75)  # of a row, read at once while decoding; the last tokens come one by one
 
 
@@ -51,19 +53,15 @@ def count_terms(spec: ModelSpec, tokens: int) -> int:
     return max(*widths, tokens)
 
 
-def _make_learner(subject: BackendUnderTest, case: Case, precision: str, **fields: Any) -> Learner:
-    return subject.make_learner(case, precision, deterministic=False, **fields)
-
-
 def _estimate_logit_noise(subject: BackendUnderTest, case: Case, precision: str) -> LogitNoise:
     noisy = estimate_noise(subject, case, precision, "logits", compute_logits(case))
-    return LogitNoise(noisy.exact["logits"], noisy.sigma("logits", 3), 0.0, get_unit(precision))
+    return LogitNoise(noisy.exact["logits"], noisy.get_sigmas("logits"), 0.0, get_unit(precision))
 
 
 def _make_logits_check(precision: str) -> Check:
     def logits(case: Case, backends: Backends) -> Iterator[Measurement]:
         """Logits of a learner, per token and per element."""
-        learner = _make_learner(backends.subject, case, precision)
+        learner = make_learner(backends.subject, case, precision)
         got = learner.logits(case.tokens, case.segments)
         noise = _estimate_logit_noise(backends.subject, case, precision)
         terms = count_terms(case.spec, case.T)
@@ -122,6 +120,9 @@ def _compare_updates(
 ) -> Iterator[Measurement]:
     """Losses of a few updates and what they changed, against float64's."""
     got = compute_updates(case)(learner)
+    if precision == "float16":  # no update overflowed, so none was left out
+        expected = LossScale(case.recipe.loss_scaling.initial, UPDATES)
+        yield compare_values("loss scale", learner.state().loss_scale, expected, EXACT)
     noisy = estimate_noise(subject, case, precision, "updates", compute_updates(case), linear=False)
     yield _compare_loss(subject, case, precision, noisy, got["loss"])
     terms = count_terms(case.spec, case.batch.tokens.size)
@@ -138,7 +139,7 @@ def _compare_updates(
 def _make_gradients_check(precision: str) -> Check:
     def gradients(case: Case, backends: Backends) -> Iterator[Measurement]:
         """Loss and gradients of an eager learner."""
-        learner = _make_learner(backends.subject, case, precision)
+        learner = make_learner(backends.subject, case, precision)
         yield from _compare_gradients(backends.subject, case, precision, learner)
 
     return gradients
@@ -147,7 +148,7 @@ def _make_gradients_check(precision: str) -> Check:
 def _make_updates_check(precision: str) -> Check:
     def updates(case: Case, backends: Backends) -> Iterator[Measurement]:
         """A few updates of an eager learner."""
-        learner = _make_learner(backends.subject, case, precision)
+        learner = make_learner(backends.subject, case, precision)
         yield from _compare_updates(backends.subject, case, precision, learner)
 
     return updates
@@ -158,90 +159,12 @@ def _make_compiled_check(precision: str) -> Check:
         """Gradients, and a few updates, of a compiled learner."""
         subject = backends.subject
         with catch_compiler_failures() as failures:
-            learner = _make_learner(subject, case, precision, compile=True)
+            learner = make_learner(subject, case, precision, compile=True)
             yield from _compare_gradients(subject, case, precision, learner)
             yield from _compare_updates(subject, case, precision, learner)
         yield compare_values("failures to compile", failures, [], EXACT)
 
     return compiled
-
-
-def _count_work(subject: BackendUnderTest, run: Any) -> WorkCounts:
-    backend: object = subject.backend
-    if not isinstance(backend, CountsWork):
-        raise Unsupported(
-            f"hermes_{subject.name} does not count what it runs; it has no count_work"
-        )
-    return backend.count_work(run)
-
-
-def _judge_attention(counts: WorkCounts, calls: int, where: str) -> Measurement:
-    """Whether attention ran fused so often, or is written out for a reason; its name is noted."""
-    names = ", ".join(counts.attention) or "no operation of that name"
-    fused = counts.fused_attention >= calls
-    reason = "" if fused else counts.unfused_reason
-    note = f"attention {where}: {names}" + (f" ({reason})" if reason else "")
-    what = f"attention {where} runs written out, without a reason, as {names}"
-    return Measurement(0.0 if fused or reason else 1.0, EXACT, what, note=note)
-
-
-def _make_kernels_check(precision: str) -> Check:
-    def kernels(case: Case, backends: Backends) -> Iterator[Measurement]:
-        """Which kernels an eager step and a decoder run, and how often the host waits."""
-        subject, calls = backends.subject, case.spec.num_layers
-        learner = _make_learner(subject, case, precision)
-        rate = case.recipe.lr
-        step = _count_work(subject, lambda: float(learner.step(case.batch, rate).loss))
-        yield _judge_attention(step, calls * case.A, "in an update")
-        waits = max(0, step.host_reads - 1)
-        yield compare_values("waits of an update whose loss is read, beyond one", waits, 0, EXACT)
-        model = subject.build_model(case, precision, deterministic=False)
-        whole = _count_work(subject, lambda: model.logits(case.tokens, case.segments))
-        yield _judge_attention(whole, calls, "in one pass")
-        if can_decode(case):
-            decoder = model.decoder(case.B, case.T)
-            ends = (0, case.T // 2, case.T - 1, case.T)
-            for what, (a, b) in zip(("a prefill", "a later read", "a token"), pairwise(ends),
-                                    strict=True):  # fmt: skip
-                read = _count_work(subject, lambda a=a, b=b: decoder.advance(case.tokens[:, a:b]))
-                yield _judge_attention(read, calls, f"in {what}")
-                waits = max(0, read.host_reads - 1)
-                yield compare_values(f"waits of {what} beyond one", waits, 0, EXACT)
-
-    return kernels
-
-
-def _make_graphs_check(precision: str) -> Check:
-    def graphs(case: Case, backends: Backends) -> Iterator[Measurement]:
-        """A compiled learner is one graph for each shape, and waits no more than an eager one."""
-        subject, batch, rate = backends.subject, case.batch, case.recipe.lr
-        half = Case(case.name, case.spec, case.make_weights, case.A, case.B, case.T // 2,
-                    case.packed, recipe=case.recipe).batch  # fmt: skip
-        made: list[Learner] = []
-
-        def start() -> None:
-            made.append(_make_learner(subject, case, precision, compile=True))
-            float(made[0].step(batch, rate).loss)
-
-        with catch_compiler_failures() as failures:
-            first = _count_work(subject, start)
-            again = _count_work(subject, lambda: float(made[0].step(batch, rate).loss))
-            other = _count_work(subject, lambda: float(made[0].step(half, rate).loss))
-            back = _count_work(subject, lambda: float(made[0].step(batch, rate).loss))
-        yield compare_values("failures to compile", failures, [], EXACT)
-        breaks = first.graph_breaks + other.graph_breaks
-        yield compare_values("graph breaks", breaks, 0, EXACT)
-        # The loss with its gradients is one graph; where the update is compiled, it is another.
-        yield compare_values("graphs of a learner are 1 or 2", first.graphs in (1, 2), True, EXACT)
-        for what, counts, most in (("the same shape", again, 0), ("another shape", other, 1),
-                                   ("a shape seen before", back, 0)):  # fmt: skip
-            extra = max(0, counts.graphs - most)
-            yield compare_values(f"graphs of {what}, beyond {most}", extra, 0, EXACT)
-        yield _judge_attention(again, case.spec.num_layers * case.A, "in a compiled update")
-        waits = max(0, again.host_reads - 1)
-        yield compare_values("waits of a compiled update beyond one", waits, 0, EXACT)
-
-    return graphs
 
 
 def _make_laws(precision: str) -> Iterator[Law]:
@@ -299,14 +222,14 @@ def _make_laws(precision: str) -> Iterator[Law]:
     yield make(
         "kernels",
         "attention is fused, or is not for a reason, and the host waits once",
-        _make_kernels_check(precision),
+        make_kernels_check(precision),
         everywhere,
         bound=EXACT,
     )
     yield make(
         "graphs",
         "a compiled learner is one whole graph for each shape",
-        _make_graphs_check(precision),
+        make_graphs_check(precision),
         whole,
         bound=EXACT,
         long=True,

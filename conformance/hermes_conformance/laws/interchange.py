@@ -14,6 +14,7 @@ from hermes.recipe import OptimizerRecipe
 from hermes_conformance.cases.case import Case
 from hermes_conformance.cases.specs import make_field_specs, make_spec
 from hermes_conformance.cases.weights import draw_fresh
+from hermes_conformance.laws import kept_rows
 from hermes_conformance.laws.float64_state import float64_resume
 from hermes_conformance.laws.training import compare_trajectories, list_parts
 from hermes_conformance.laws.training_cases import TRAINING_RECIPE
@@ -24,7 +25,7 @@ from hermes_conformance.measure.compare import (
     compare_bits,
     compare_values,
 )
-from hermes_conformance.measure.law import CasePredicate, Check, Law, Needs, match_all, match_names
+from hermes_conformance.measure.law import CasePredicate, Check, Law, Needs, match_names
 from hermes_conformance.measure.subject import Backends, BackendUnderTest
 from hermes_conformance.measure.tolerance import EXACT, Bound
 from hermes_conformance.oracle.trajectory import Trajectory, train
@@ -152,7 +153,8 @@ def make_cases(long: bool = False) -> tuple[Case, ...]:
     short = replace(TRAINING_RECIPE, optimizer=OptimizerRecipe(moments="float8"))
     cases.append(Case("move.float8/fresh", make_spec(num_layers=1), draw_fresh, recipe=short))
     frozen = replace(TRAINING_RECIPE, freeze_layers=1)
-    return (*cases, Case("move.frozen/fresh", make_spec(), draw_fresh, recipe=frozen))
+    cases.append(Case("move.frozen/fresh", make_spec(), draw_fresh, recipe=frozen))
+    return (*cases, *kept_rows.make_cases())
 
 
 def _make_law(
@@ -173,7 +175,7 @@ LAWS = (
         "another backend continues the run",
         handover,
         tolerance.TRAIN_64,
-        match_all,
+        match_names("move."),
         "two learners",
         "float64",
     ),
@@ -191,7 +193,7 @@ LAWS = (
         "three resumes change no bit",
         resume,
         EXACT,
-        match_all,
+        match_names("move."),
         "learner",
         "float32",
     ),
@@ -209,8 +211,9 @@ LAWS = (
         "a checkpoint is the same whichever backend writes it",
         checkpoint_files,
         EXACT,
-        match_all,
+        match_names("move."),
         "learner",
         None,
     ),
+    *kept_rows.LAWS,
 )

@@ -12,18 +12,13 @@ import numpy as np
 
 from hermes.interface import IGNORE, Model
 from hermes.recipe import Preference
-from hermes.spec import EmbeddingsSpec, FfnSpec, ModelSpec, OutputSpec
+from hermes.spec import EmbeddingsSpec, FfnSpec, OutputSpec
 from hermes_conformance.cases.case import RECIPE, Case
 from hermes_conformance.cases.specs import ATTENTION, make_field_specs, make_spec
 from hermes_conformance.cases.standard import make_edge_cases, make_objective_cases
 from hermes_conformance.cases.weights import draw_fresh, draw_hot
-from hermes_conformance.laws import ranges, sources
-from hermes_conformance.laws.generation import (
-    PROMPT_LENGTH,
-    can_decode,
-    greedy,
-    make_decoding_check,
-)
+from hermes_conformance.laws import generation, ranges, sources
+from hermes_conformance.laws.generation import can_decode, make_decoding_check
 from hermes_conformance.laws.gradients import has_gradient
 from hermes_conformance.measure import tolerance
 from hermes_conformance.measure.compare import (
@@ -44,7 +39,8 @@ from hermes_conformance.oracle.rounding_noise import (
     log_softmax,
 )
 
-GREEDY_LENGTH, LONG_GREEDY_LENGTH = 40, 256
+# Cases of the laws of generation, whose logits and gradients no other law judges.
+GENERATED = ("greedy.", "prompt.", "steps.")
 
 
 def fast_logits(case: Case, backends: Backends) -> Iterator[Measurement]:
@@ -193,9 +189,7 @@ def make_cases(long: bool = False) -> tuple[Case, ...]:
     ]
     cases += [Case(f"{name}/fresh", make_field_specs()[name], draw_fresh) for name in FRESH]
     cases += [case for case in make_edge_cases() if not case.name.startswith("edge.saturated")]
-    length = PROMPT_LENGTH + (LONG_GREEDY_LENGTH if long else GREEDY_LENGTH)
-    for name, spec in (("rope", make_spec(max_seq_len=300)), ("alibi", _make_alibi_spec())):
-        cases.append(Case(f"greedy.{name}/hot", spec, draw_hot, T=length))
+    cases += generation.make_cases(long)
     # One long row: its prefill has matrix products of more rows than any other case's, and its
     # single tokens have products of one row.
     biased = replace(ATTENTION, bias="all")
@@ -217,11 +211,6 @@ def make_cases(long: bool = False) -> tuple[Case, ...]:
     return (*cases, *ranges.make_cases())
 
 
-def _make_alibi_spec() -> ModelSpec:
-    spec = make_field_specs()["attention.position_encoding=alibi"]
-    return make_spec(spec.attentions[0], max_seq_len=300)
-
-
 def _make_law(
     name: str,
     statement: str,
@@ -235,13 +224,13 @@ def _make_law(
 
 def _has_logits(case: Case) -> bool:
     """Cases whose logits are judged."""
-    return not case.name.startswith(("greedy.", "preference.", "slices.", "lora.", "range."))
+    return not case.name.startswith((*GENERATED, "preference.", "slices.", "lora.", "range."))
 
 
 def _has_steady_gradients(case: Case) -> bool:
     """Cases whose gradients are judged: of the extreme ones, those that count few targets."""
     counts_few = case.name.startswith(("edge.no target", "edge.one target"))
-    return counts_few or not case.name.startswith(("edge.", "greedy.", "range."))
+    return counts_few or not case.name.startswith(("edge.", *GENERATED, "range."))
 
 
 def is_ordinary(case: Case) -> bool:
@@ -310,13 +299,7 @@ LAWS = (
         _has_steady_gradients,
         "learner",
     ),
-    _make_law(
-        "greedy",
-        "greedy texts are the same",
-        greedy,
-        tolerance.EXACT,
-        match_names("greedy."),
-    ),
+    *generation.LAWS_32,
     *sources.LAWS_32,
     *ranges.LAWS_32,
 )

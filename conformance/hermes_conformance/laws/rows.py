@@ -1,4 +1,4 @@
-"""Laws of L1 and L2 about rows of different lengths in one KV cache."""
+"""Laws of L1 to L3 about rows of different lengths in one KV cache."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,7 @@ from hermes_conformance.cases.case import Case
 from hermes_conformance.laws.generation import can_decode
 from hermes_conformance.measure import tolerance
 from hermes_conformance.measure.compare import Measurement, compare_relative, compare_values
-from hermes_conformance.measure.law import Law, match_names
+from hermes_conformance.measure.law import Check, Law, match_names
 from hermes_conformance.measure.subject import Backends
 from hermes_conformance.oracle.rounding_noise import (
     LogitNoise,
@@ -76,7 +76,7 @@ def read_rows(case: Case, backends: Backends, precision: str) -> Found:
     yield from reader.read_prefix()
 
 
-def _keeps_all(case: Case) -> bool:
+def keeps_all(case: Case) -> bool:
     """Whether no layer may drop tokens, so that any prefix can be copied."""
     return all(attention.window_size is None for attention in case.spec.attentions)
 
@@ -90,21 +90,24 @@ def rows(case: Case, backends: Backends) -> Iterator[Measurement]:
     for what, b, end, got in read_rows(case, backends, "float64"):
         name = f"{what}: row {b}, logits after {end} tokens"
         yield compare_relative(name, got, whole[b, end - 1], tolerance.LOGITS_64)
-        if what.startswith("copy") and _keeps_all(case):
+        if what.startswith("copy") and keeps_all(case):
             kept = f"copy of {case.T - 1} tokens"
             yield compare_values("what a row begins with", what, kept, tolerance.EXACT)
 
 
-def rows_float32(case: Case, backends: Backends) -> Iterator[Measurement]:
-    """Rows of different lengths err as float32 does in a full pass."""
-    noise = estimate_logit_noise(backends.oracle, case, "float32")
-    for what, b, end, got in read_rows(case, backends, "float32"):
-        at = np.s_[b : b + 1, end - 1 : end]
-        here = LogitNoise(noise.logits[at], noise.sigma[at], noise.kl, noise.unit)
-        name = f"{what}: row {b}, logits after {end} tokens"
-        yield from compare_with_noise(
-            name, got[None, None], here, tolerance.TOKEN_32, tolerance.ELEMENT_32
-        )
+def _make_noise_check(
+    precision: str, token_bound: tolerance.Bound, element_bound: tolerance.Bound
+) -> Check:
+    def check(case: Case, backends: Backends) -> Iterator[Measurement]:
+        """Rows of different lengths err as the format does in a full pass."""
+        noise = estimate_logit_noise(backends.oracle, case, precision)
+        for what, b, end, got in read_rows(case, backends, precision):
+            at = np.s_[b : b + 1, end - 1 : end]
+            here = LogitNoise(noise.logits[at], noise.sigma[at], noise.kl, noise.unit)
+            name = f"{what}: row {b}, logits after {end} tokens"
+            yield from compare_with_noise(name, got[None, None], here, token_bound, element_bound)
+
+    return check
 
 
 def _has_one_change(case: Case) -> bool:
@@ -113,6 +116,11 @@ def _has_one_change(case: Case) -> bool:
 
 
 _KINDS = match_names("default/", "decoding.", "attention.", "edge.window")
+
+
+def _is_of_rows(case: Case) -> bool:
+    return _has_one_change(case) and can_decode(case) and _KINDS(case)
+
 
 LAWS_64 = (
     Law(
@@ -130,8 +138,19 @@ LAWS_32 = (
         "rows",
         "logits of rows of different lengths err as float32 does",
         tolerance.TOKEN_32,
-        rows_float32,
-        lambda case: _has_one_change(case) and can_decode(case) and _KINDS(case),
+        _make_noise_check("float32", tolerance.TOKEN_32, tolerance.ELEMENT_32),
+        _is_of_rows,
         precision="float32",
+    ),
+)
+LAWS_16 = (
+    Law(
+        "L3",
+        "rows",
+        "logits of rows of different lengths err as bfloat16 does",
+        tolerance.TOKEN_16,
+        _make_noise_check("bfloat16", tolerance.TOKEN_16, tolerance.ELEMENT_16),
+        _is_of_rows,
+        precision="bfloat16",
     ),
 )

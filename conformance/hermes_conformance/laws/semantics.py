@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import accumulate, cycle, takewhile
 from typing import cast
 
 import numpy as np
 
 from hermes.interface import IGNORE
+from hermes_conformance.cases import decoding_specs
 from hermes_conformance.cases.case import Case
 from hermes_conformance.cases.standard import (
     make_edge_cases,
@@ -97,6 +99,8 @@ def decoding(case: Case, backends: Backends) -> Iterator[Measurement]:
 
 def choose_cuts(case: Case) -> tuple[int, ...]:
     """Where the decoder's reads end: a prefill, a read of two tokens, another, single tokens."""
+    if case.reads:
+        return tuple(takewhile(lambda end: end < case.T, accumulate(cycle(case.reads))))
     ends = {case.T // 2, case.T // 2 + 2, *range(case.T - 2, case.T)}
     return tuple(sorted(end for end in ends if 0 < end < case.T))
 
@@ -143,6 +147,7 @@ def _is_packed(case: Case) -> bool:
 
 
 _is_golden = match_names("golden.")
+_is_decoding = match_names("decoding.")
 
 
 def _is_steady(case: Case) -> bool:
@@ -159,6 +164,7 @@ def make_cases(long: bool = False) -> tuple[Case, ...]:
     """The cases of L1."""
     stored = tuple(case for case in vectors.read_stored_cases() if _is_golden(case))
     others = *make_edge_cases(), *make_objective_cases(), *make_wide_cases()
+    others += decoding_specs.make_ring_cases()
     of_parts = *documents.make_cases(), *ranges.make_cases()
     return (*make_standard_cases(long), *others, *of_parts, *stored)
 
@@ -173,12 +179,15 @@ def _make_law(
 ) -> Law:
     """A law of L1 for what no other law has cases of its own for.
 
-    Of the golden cases, only `golden` and `decoding` check anything more.
+    Of the golden cases, only `golden` and `decoding` check anything more, and of those of decoding
+    `logits` and `decoding`.
     """
 
     def applies(case: Case) -> bool:
         if documents.is_of_documents(case) or ranges.is_of_ranges(case):
             return False
+        if _is_decoding(case):
+            return name in ("logits", "decoding")
         return (name in ("golden", "decoding") or not _is_golden(case)) and applies_to(case)
 
     return Law("L1", name, statement, bound, check, applies, needs)

@@ -56,4 +56,5 @@ MEASURED = {
     "tf32": "not yet on a device",
     "bfloat16": "4.4 of logits, 2.8 of gradients and 2.5 of updates, likewise; the smallest "
     "planted fault is at 49",
+    "float16": "2.3 of logits, 1.5 of gradients and 1.5 of updates, likewise",
 }

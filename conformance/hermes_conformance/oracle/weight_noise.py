@@ -25,20 +25,32 @@ Results = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Noisy:
-    """exact: float64 results by name. draws: the same with weights that are off by a rounding.
+    """exact: float64 results by name. squares: of each, what weights off by a rounding change.
 
-    factor: what the draws' errors are multiplied by.
+    That is the mean square over the draws and the last axis: what is changed itself, at the sizes
+    of L6 and for each format, would take more memory than a machine may have. factor: what errors
+    of the draws are multiplied by.
     """
 
     exact: Results
-    draws: tuple[Results, ...]
+    squares: Results
     factor: float = 1.0
 
-    def sigma(self, name: str, axis: int | None = None) -> np.ndarray:
-        """Root mean square of a result's errors over the draws and an axis; None: over all."""
-        errors = np.stack([draw[name] - self.exact[name] for draw in self.draws])
-        axes = None if axis is None else (0, axis)
-        return self.factor * np.sqrt(np.mean(np.square(errors), axis=axes))
+    def get_sigmas(self, name: str) -> np.ndarray:
+        """Root mean square of a result's errors over the draws and its last axis."""
+        return self.factor * np.sqrt(self.squares[name])
+
+    def get_sigma(self, name: str) -> float:
+        """Root mean square of all errors of a result."""
+        return float(self.factor * np.sqrt(np.mean(self.squares[name])))
+
+
+def _average_squares(got: Results, exact: Results) -> Results:
+    """Mean squares over the last axis of how far each result is from the exact one."""
+    return {
+        name: np.mean(np.square(np.atleast_1d(np.subtract(got[name], value))), axis=-1)
+        for name, value in exact.items()
+    }
 
 
 def get_unit(precision: str) -> float:
@@ -78,13 +90,17 @@ def estimate_noise(
         state = TrainState(params, {}, {}, 0)
         return compute(subject.backend.learner(case.spec, state, case.recipe, options))
 
-    def run_rounded(number: int) -> Results:
-        return subject.compute_once(
-            case, (what, drawn, number), lambda: run(round_weights(case, drawn, number))
-        )
-
     exact = subject.compute_once(case, (what, "exact"), lambda: run(case.params))
-    return Noisy(exact, tuple(map(run_rounded, range(DRAWS))), unit / drawn)
+
+    def run_rounded() -> Results:
+        draws = [
+            _average_squares(run(round_weights(case, drawn, number)), exact)
+            for number in range(DRAWS)
+        ]
+        return {name: np.mean([draw[name] for draw in draws], axis=0) for name in exact}
+
+    squares = subject.compute_once(case, (what, drawn), run_rounded)
+    return Noisy(exact, squares, unit / drawn)
 
 
 def compute_logits(case: Case) -> Callable[[Learner], Results]:
@@ -123,5 +139,5 @@ def compute_updates(case: Case) -> Callable[[Learner], Results]:
 def compute_error(noisy: Noisy, name: str, got: np.ndarray, floor: float) -> float:
     """A result's root mean square error, in units of sigma and of an error that is always there."""
     error = rms(np.subtract(got, noisy.exact[name], dtype=np.float64))
-    scale = float(np.hypot(noisy.sigma(name), floor))
+    scale = float(np.hypot(noisy.get_sigma(name), floor))
     return error / scale if scale else (0.0 if error == 0 else np.inf)
