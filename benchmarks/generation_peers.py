@@ -1,13 +1,15 @@
-"""Tokens per second and latency beside transformers and mlx-lm, in one run on one machine.
+"""Tokens per second and latency beside transformers, litgpt and mlx-lm, in one run on one machine.
 
-    python benchmarks/generation_peers.py [--peers PYTHON] [--shape gpt2] [--small]
+    python benchmarks/generation_peers.py [--peers PYTHON] [--shape gpt2] [--part engines] [--small]
 
---peers: the Python that has transformers and mlx-lm (for its server, transformers[serving]); by
-default this one. Each measurement is a process of its own with a deadline, one after another, in a
-process group that this command ends. Greedy texts of 128 tokens after prompts of 64 random ones, 1
-and 16 at once, in float32; then servers: 1, 16 and 64 clients at once ask for 64 tokens in a
-stream. Time to the first piece is the median of the clients. --small: fewer and shorter, to see
-that all of it runs. What is not installed, or fails, is a line that says why.
+--peers: the Python that has transformers, litgpt and mlx-lm (for the server of transformers, also
+fastapi, uvicorn and openai); by default this one. Each measurement is a process of its own with a
+deadline, one after another, in a process group that this command ends. Greedy texts of 128 tokens
+after prompts of 64 random ones, 1 and 16 at once, in float32; then servers: 1, 16 and 64 clients at
+once ask for 64 tokens in a stream. Time to the first piece is the median of the clients. --small:
+fewer and shorter, to see that all of it runs. --part: texts without a server, or servers alone.
+litgpt has random weights of the same shape. What is not installed, or fails, is a line that says
+why.
 """
 
 import argparse
@@ -27,7 +29,7 @@ from pathlib import Path
 PROMPT = 64
 HERE = Path(__file__).resolve().parent
 WORDS = "the cat sat on a mat and then it ran off to see what else there was "
-ENGINES = ("hermes-torch", "hermes-mlx", "transformers", "mlx-lm")
+ENGINES = ("hermes-torch", "hermes-mlx", "transformers", "litgpt", "mlx-lm")
 SERVERS = ("hermes-torch", "hermes-mlx", "transformers", "mlx-lm")
 
 
@@ -109,6 +111,44 @@ def time_transformers(folder, count, tokens, rounds):
     return time_rounds(run, rounds)
 
 
+def time_litgpt(folder, count, tokens, rounds):
+    """As `time_hermes`, of a model with the same shape and random weights."""
+    import torch
+    from litgpt import GPT, Config
+    from litgpt.generate.base import batched_generate_fn, generate
+
+    shape = json.loads((folder / "config.json").read_text())
+    longest = PROMPT + tokens
+    config = Config(
+        n_layer=shape["num_hidden_layers"], n_embd=shape["hidden_size"],
+        n_head=shape["num_attention_heads"], n_query_groups=shape["num_key_value_heads"],
+        intermediate_size=shape["intermediate_size"], vocab_size=shape["vocab_size"],
+        padded_vocab_size=shape["vocab_size"], block_size=longest, bias=False,
+        rotary_percentage=1.0, parallel_residual=False, norm_class_name="RMSNorm",
+        mlp_class_name="LLaMAMLP",
+    )  # fmt: skip
+    with torch.inference_mode():
+        model = GPT(config).eval()
+        model.lm_head.weight = model.transformer.wte.weight
+        model.max_seq_length = longest
+        model.set_kv_cache(batch_size=count)
+    prompts = torch.tensor(make_prompts(count))
+    greedy = {"temperature": 0.0, "top_p": 0.0}
+
+    @torch.inference_mode()
+    def run():
+        if count == 1:
+            found = generate(model, prompts[0], longest, **greedy, include_prompt=False)
+            assert found.shape == (tokens,)
+            return
+        steps = batched_generate_fn(
+            model, prompts, longest, sample_args=greedy, include_prompt=False, include_eos=False
+        )
+        assert sum(1 for _ in steps) == tokens
+
+    return time_rounds(run, rounds)
+
+
 def time_mlx_lm(folder, count, tokens, rounds):
     """As `time_hermes`."""
     import importlib
@@ -146,8 +186,8 @@ def measure_engine(name, folder, count, tokens, rounds):
     if name.startswith("hermes"):
         taken = time_hermes(name.removeprefix("hermes-"), folder, count, tokens, rounds)
     else:
-        measure = time_transformers if name == "transformers" else time_mlx_lm
-        taken = measure(folder, count, tokens, rounds)
+        peers = {"transformers": time_transformers, "litgpt": time_litgpt, "mlx-lm": time_mlx_lm}
+        taken = peers[name](folder, count, tokens, rounds)
     print(json.dumps(taken))
 
 
@@ -258,7 +298,7 @@ def compare(chosen):
         folder = write_model(Path(place), chosen.shape)
         print(f"{chosen.shape}, float32, prompt {PROMPT}, {tokens} new tokens, "
               f"{os.cpu_count()} cores", flush=True)  # fmt: skip
-        for count in (1, 4 if chosen.small else 16):
+        for count in (1, 4 if chosen.small else 16) if chosen.part != "servers" else ():
             for name in chosen.only or ENGINES:
                 python = sys.executable if name.startswith("hermes") else chosen.peers
                 arguments = ("--worker", name, "--folder", folder, "--count", count,
@@ -272,7 +312,9 @@ def compare(chosen):
                 spread = count * tokens / max(taken), count * tokens / min(taken)
                 print(f"  {name:14} {count:3} at once   {rate:8,.1f} tokens/s   "
                       f"from {spread[0]:,.1f} to {spread[1]:,.1f}", flush=True)  # fmt: skip
-        for name in chosen.only or SERVERS:
+        for name in (chosen.only or SERVERS) if chosen.part != "engines" else ():
+            if name not in SERVERS:
+                continue
             deadline = time.monotonic() + chosen.deadline
             try:
                 measure_server(name, folder, chosen.peers, clients, tokens // 2, deadline)
@@ -286,6 +328,7 @@ def main():
     parser.add_argument("--peers", default=sys.executable)
     parser.add_argument("--shape", default="gpt2")
     parser.add_argument("--only", action="append", choices=ENGINES)
+    parser.add_argument("--part", choices=("engines", "servers"))
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--deadline", type=float, default=300, help="seconds of one measurement")
     for name, kind in (("worker", str), ("folder", Path), ("count", int), ("tokens", int),

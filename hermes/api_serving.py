@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from hermes.api_generation import make_cache_key, open_chat_model
 from hermes.arguments import convert_arguments
 from hermes.errors import HermesError
+from hermes.inference.decoding import CONTEXT_OVERFLOWS
 from hermes.inference.engine import Engine
 from hermes.tokenizer import Tokenizer
 
@@ -31,6 +32,7 @@ def open_served_model(
     batch_invariant: bool = False,
     max_queue: int = 1024,
     context: int | None = None,
+    context_overflow: str = "stop",
     timeout: float = 600,
     prompt_cache: str | Path | None = None,
     backend: str = "auto",
@@ -52,6 +54,11 @@ def open_served_model(
         ) from error
     if context is not None and context < 1:
         raise HermesError(f"context must be at least 1, got {context}")
+    if context_overflow not in CONTEXT_OVERFLOWS:
+        raise HermesError(
+            f"context_overflow is {context_overflow!r}; it must be one of "
+            f"{', '.join(CONTEXT_OVERFLOWS)}"
+        )
     if not timeout > 0:
         raise HermesError(f"timeout must be above 0, got {timeout:g}")
     if batch_invariant and prompt_cache is not None:
@@ -79,6 +86,7 @@ def open_served_model(
         base.tokenizer,
         base.encoder,
         base.generation_config,
+        context_overflow,
         Limits(seconds=timeout),
         kept=kept,
     )
@@ -103,6 +111,7 @@ def serve(
     batch_invariant: bool = False,
     max_queue: int = 1024,
     context: int | None = None,
+    context_overflow: str = "stop",
     timeout: float = 600,
     prompt_cache: str | Path | None = None,
     backend: str = "auto",
@@ -120,8 +129,10 @@ def serve(
     further names by which browsers may call this machine. rows: texts that are written at once;
     batch_invariant: each is computed with the same bits whoever else is served; max_queue: requests
     that may wait for a row; context: tokens that a text may have with its prompt, None for the
-    model's max_seq_len; rows times context bound the memory of the KV cache. timeout: seconds until
-    a text must be done. prompt_cache: a folder in which the end of the
+    model's max_seq_len; rows times context bound the memory of the KV cache. context_overflow:
+    where a text that does not fit ends ('stop') or goes on ('slide'), as of `generate`, and of a
+    conversation the oldest turns are left out; a request may have its own. timeout: seconds until a
+    text must be done. prompt_cache: a folder in which the end of the
     server keeps what its rows have read, and from which the next one begins. on_start: called with
     the address once the server answers. stop: polled; where it says True, answers under way are
     finished, and the call
@@ -134,8 +145,8 @@ def serve(
             f"--host {host} lets other machines in; give an --api-key that they must send"
         )
     own = ("model_name", "config", "ignore_fields", "use_ema", "tokenizer", "eos", "template",
-           "template_arg", "rows", "batch_invariant", "max_queue", "context", "timeout",
-           "prompt_cache", "backend", "device", "precision", "force")  # fmt: skip
+           "template_arg", "rows", "batch_invariant", "max_queue", "context", "context_overflow",
+           "timeout", "prompt_cache", "backend", "device", "precision", "force")  # fmt: skip
     try:
         from hermes.serving.run_server import OWN_NAMES, bind, run_server
     except ImportError as error:

@@ -11,9 +11,16 @@ from hermes.errors import HermesError
 from hermes.inference.engine import Engine
 from hermes.inference.request import Generation, Piece, Request
 
-__all__ = ["AsyncEngine"]
+__all__ = ["AsyncEngine", "EngineIsClosed"]
 
 T = TypeVar("T")
+
+
+class EngineIsClosed(HermesError):
+    """Nothing more is computed."""
+
+    def __init__(self) -> None:
+        super().__init__("the engine is closed")
 
 
 class AsyncEngine:
@@ -78,7 +85,7 @@ class AsyncEngine:
     async def call(self, compute: Callable[[], T]) -> T:
         """Compute something with the engine's model, between two of its steps.
 
-        Raises what it raises, and HermesError where the engine is closed.
+        Raises what it raises, and EngineIsClosed.
         """
         done: Future[T] = Future()
 
@@ -92,7 +99,7 @@ class AsyncEngine:
 
         with self._wake:
             if self._ends:
-                raise HermesError("the engine is closed")
+                raise EngineIsClosed
             self._calls.append(run)
             self._wake.notify()
         return await asyncio.wrap_future(done)
@@ -115,7 +122,7 @@ class AsyncEngine:
 
         with self._wake:
             if self._ends:
-                raise HermesError("the engine is closed")
+                raise EngineIsClosed
             generation = self.engine.submit(request, tell)
             self._unfinished.add(generation)
             self._wake.notify()

@@ -8,6 +8,7 @@ from pathlib import Path
 from hermes.chat_templates.encoder import ChatEncoder
 from hermes.chat_templates.messages import Message
 from hermes.errors import DataError, HermesError, StorageError
+from hermes.inference.conversation_window import fit_conversation, reserve_answer
 from hermes.inference.decoding import check_stop_ids, warn_of_full_context
 from hermes.inference.engine import Engine
 from hermes.inference.prompt_cache import PromptCache
@@ -155,19 +156,15 @@ class ChatSession:
     def _fit_prompt(self, messages: list[Message]) -> tuple[list[int], int]:
         """Encode the prompt, without the oldest turns if the whole does not fit. -> ids, dropped"""
         head: list[Message] = [{"role": "system", "content": self.system}] if self.system else []
-        room = self.model.spec.max_seq_len - min(self.max_tokens, self._reserve_room())
-        for first in range(0, len(messages), 2):
-            prompt = self.encoder.encode_prompt([*head, *messages[first:]])
-            if len(prompt) <= room:
-                return prompt, first
+        longest = self.model.spec.max_seq_len
+        room = longest - reserve_answer(longest, self.max_tokens)
+        prompt, dropped = fit_conversation(self.encoder.encode_prompt, [*head, *messages], room)
+        if len(prompt) <= room:
+            return prompt, dropped
         raise HermesError(
             f"the message has {len(prompt)} tokens with its template, more than the model's "
-            f"context of {self.model.spec.max_seq_len} has room for beside an answer; shorten it"
+            f"context of {longest} has room for beside an answer; shorten it"
         )
-
-    def _reserve_room(self) -> int:
-        """Reserve a quarter of the context, at least one token, for the answer."""
-        return max(self.model.spec.max_seq_len // 4, 1)
 
     def reset(self) -> None:
         """Clear the conversation but keep the system prompt."""

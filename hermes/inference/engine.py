@@ -21,7 +21,11 @@ from hermes.inference.sampler import Sampler
 from hermes.interface import KeepsRows, Model
 from hermes.tokenizer import Tokenizer
 
-__all__ = ["Engine", "QueueIsFull"]
+__all__ = ["DecodingFailed", "Engine", "QueueIsFull"]
+
+
+class DecodingFailed(HermesError):
+    """The backend failed where no request was at fault."""
 
 
 class QueueIsFull(HermesError):
@@ -336,7 +340,7 @@ def run_requests(engine: Engine, requests: Iterable[Request]) -> list[Generation
 def _describe_failure(error: BaseException) -> HermesError:
     """A backend's error as hermes says it; memory that ran out is told from what else may fail."""
     if not is_out_of_memory(error):
-        return HermesError(f"decoding: {error}")
+        return DecodingFailed(f"decoding: {error}")
     asked = describe_exhaustion(error)
     told = f" ({asked})" if asked else ""
     return OutOfMemory(

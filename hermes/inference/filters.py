@@ -40,14 +40,19 @@ _BUFFERS = threading.local()
 
 @dataclass(frozen=True)
 class Candidates:
-    """The tokens that may come next. ids: ascending, (N,); p: their shares, which need no sum."""
+    """The tokens that may come next.
+
+    ids: ascending, (N,). p: their shares, which need no sum; of the most probable one 1. logs:
+    their logarithms, where a filter needs them.
+    """
 
     ids: Ids
     p: Floats
+    logs: Floats
 
-    def keep(self, which: Ids | NDArray[np.bool_]) -> "Candidates":
+    def keep(self, which: Ids) -> "Candidates":
         """The candidates at these places, which ascend."""
-        return Candidates(self.ids[which], self.p[which])
+        return Candidates(self.ids[which], self.p[which], self.logs[which])
 
 
 def compute_probabilities(logits: NDArray[np.floating], sampling: Sampling) -> Floats:
@@ -84,73 +89,94 @@ def filter_tokens(
     if not np.isfinite(top):
         raise NonFinite("the model's logits are not numbers; its weights may be damaged")
     if sampling.temperature == 0:
-        return Candidates(np.array([int(x.argmax())]), np.ones(1))
+        return Candidates(np.array([int(x.argmax())]), np.ones(1), np.zeros(1))
+    neutral = sampling.top_p == 1 and sampling.min_p == 0 and sampling.typical_p == 1
     # A temperature near 0 overflows the quotient to -inf, whose exponential, 0, is right.
     with np.errstate(over="ignore"):
         if 0 < sampling.top_k < len(x):
             ids = select_largest(x, sampling.top_k)
-            kept = Candidates(ids, np.exp((x[ids] - top) / sampling.temperature))
+            logs = (x[ids] - top) / sampling.temperature
+            kept = Candidates(ids, np.exp(logs), logs)
         else:
             x -= top  # in place: fresh pages of memory cost more than the arithmetic
             x /= sampling.temperature
-            if sampling.typical_p < 1 and sampling.top_p == 1 and sampling.min_p == 0:
-                typical = _keep_all_typical(x, sampling)
-                return _drop_by_chance(typical, sampling, xtc_uniform, endings)
-            kept = Candidates(np.arange(len(x)), np.exp(x, out=x))
-    if sampling.top_p < 1:
-        kept = _keep_most_probable(kept, sampling.top_p)
-    if sampling.min_p > 0:
-        kept = kept.keep(kept.p >= sampling.min_p * kept.p.max())
-    if sampling.typical_p < 1:
-        kept = _keep_typical(kept, sampling.typical_p)
-    return _drop_by_chance(kept, sampling, xtc_uniform, endings)
-
-
-def _drop_by_chance(
-    kept: Candidates, sampling: Sampling, uniform: float | None, endings: Collection[int]
-) -> Candidates:
-    if uniform is not None and uniform < sampling.xtc_probability:
+            p = np.exp(x, out=x if neutral else _get_scratch(len(x)))
+            kept = Candidates(_get_all_ids(len(x)), p, x)
+    if not neutral:
+        kept = _keep_share(kept, sampling)
+    if xtc_uniform is not None and xtc_uniform < sampling.xtc_probability:
         return _drop_top_choices(kept, sampling.xtc_threshold, endings)
     return kept
 
 
-def _keep_most_probable(kept: Candidates, share: float) -> Candidates:
-    total = kept.p.sum()
-    # All below this bound together have less than half of what top_p leaves out.
-    bound = (1 - share) * total / (2 * len(kept.p))
-    kept = kept.keep(np.flatnonzero(kept.p >= max(bound, SMALLEST)))
-    return kept.keep(select_mass(np.log(kept.p), kept.p, share * total))
+def _keep_share(kept: Candidates, sampling: Sampling) -> Candidates:
+    """Apply top_p, min_p and typical_p; each looks at no more than those before it left.
+
+    min_p acts first: it and top_p both leave the most probable tokens down to some place, so that
+    what both leave does not depend on the order, once top_p's goal is known.
+    """
+    goal = sampling.top_p * float(kept.p.sum()) if sampling.top_p < 1 else 0.0
+    if sampling.min_p > 0:
+        kept = kept.keep(np.flatnonzero(kept.p >= sampling.min_p))  # the greatest p is 1
+    if sampling.top_p < 1:
+        kept = _keep_most_probable(kept, goal)
+    if sampling.typical_p < 1:
+        kept = _keep_typical(kept, sampling.typical_p)
+    return kept
+
+
+def _find_bounds(count: int, rest: float) -> list[float]:
+    """Probabilities below which there may be nothing to look at: one that leaves few, a safe one.
+
+    rest: what the share leaves out of `count` tokens. Those below the safe one have together less
+    than half of it.
+    """
+    bounds = [max(rest / (2 * n), SMALLEST) for n in (FEW, count)]
+    return bounds if count > FEW else bounds[1:]
+
+
+def _keep_most_probable(kept: Candidates, goal: float) -> Candidates:
+    rest = float(kept.p.sum()) - goal
+    for bound in _find_bounds(len(kept.p), rest):
+        which = np.flatnonzero(kept.p >= bound)
+        shares = kept.p[which]
+        if shares.sum() >= goal:
+            return kept.keep(which[select_mass(kept.logs[which], shares, goal)])
+    return kept.keep(np.flatnonzero(kept.p >= SMALLEST))  # min_p has left less than the goal
 
 
 def _keep_typical(kept: Candidates, share: float) -> Candidates:
-    if kept.p.min() < SMALLEST:
-        kept = kept.keep(np.flatnonzero(kept.p >= SMALLEST))
-    total = float(kept.p.sum())
-    nearness = np.log(kept.p)
-    # -|surprise - entropy| = -|log p - sum(p log p)|, where the logarithm of the total cancels.
-    nearness -= float(kept.p @ nearness) / total
-    np.negative(np.abs(nearness, out=nearness), out=nearness)
-    return kept.keep(select_mass(nearness, kept.p, share * total))
+    """Looks at the probable ones first.
 
-
-def _keep_all_typical(x: Floats, sampling: Sampling) -> Candidates:
-    """As `_keep_typical` of all tokens, whose logarithms are known. (V,)
-
-    Looks at the probable ones first. That is enough if none of the others, which together have too
-    little to be missed, is nearer to the entropy than the farthest token that was taken.
+    That is enough if they have the share, and none of the others is nearer to the entropy than the
+    farthest token that was taken.
     """
-    np.maximum(x, LOWEST, out=x)  # 0 times -inf is no number
-    p = np.exp(x, out=_get_scratch(len(x)))
-    share, total = sampling.typical_p, float(p.sum())
+    p, logs = kept.p, kept.logs
+    if logs.min() < LOWEST:
+        logs = np.maximum(logs, LOWEST)  # 0 times -inf is no number
+    total = float(p.sum())
+    goal = share * total
+    # -|surprise - entropy| = -|log p - sum(p log p)|, where the logarithm of the total cancels.
     # einsum, as the threads of a BLAS cost more than they gain here.
-    mean = float(np.einsum("i,i->", p, x)) / total
-    bound = max((1 - share) * total / (2 * len(p)), SMALLEST)
-    ids = np.flatnonzero(p >= bound)
-    nearness = -np.abs(x[ids] - mean)
-    taken = select_mass(nearness, p[ids], share * total)
-    if np.log(bound) - mean < nearness[taken].min():
-        return Candidates(ids[taken], p[ids[taken]])
-    return _keep_typical(Candidates(np.arange(len(p)), p.copy()), share)
+    mean = float(np.einsum("i,i->", p, logs)) / total
+    for bound in _find_bounds(len(p), total - goal):
+        which = np.flatnonzero(p >= bound)
+        shares = p[which]
+        if shares.sum() < goal:
+            continue
+        nearness = _measure_nearness(logs[which], mean)
+        taken = select_mass(nearness, shares, goal)
+        if np.log(bound) - mean < nearness[taken].min():
+            return kept.keep(which[taken])
+    which = np.flatnonzero(p >= SMALLEST)
+    return kept.keep(which[select_mass(_measure_nearness(logs[which], mean), p[which], goal)])
+
+
+def _measure_nearness(logs: Floats, mean: float) -> Floats:
+    """How near each is to the mean, the nearest 0; overwrites `logs`."""
+    logs -= mean
+    np.abs(logs, out=logs)
+    return np.negative(logs, out=logs)
 
 
 def _get_scratch(size: int) -> Floats:
@@ -158,6 +184,15 @@ def _get_scratch(size: int) -> Floats:
     found: Floats | None = getattr(_BUFFERS, "scratch", None)
     if found is None or len(found) != size:
         found = _BUFFERS.scratch = np.empty(size)
+    return found
+
+
+def _get_all_ids(size: int) -> Ids:
+    """The ids below `size`, made once for each thread, which nobody may write to."""
+    found: Ids | None = getattr(_BUFFERS, "ids", None)
+    if found is None or len(found) != size:
+        found = _BUFFERS.ids = np.arange(size)
+        found.flags.writeable = False
     return found
 
 

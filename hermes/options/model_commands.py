@@ -119,11 +119,17 @@ MODEL_COMMANDS: dict[str, CommandOptions] = {
         (
             *(*_LOADED, "use_ema", "eos", "template", "template_arg"),
             *("model_name", "host", "port", "api_key", "allow_host", "open"),
-            *("rows", "batch_invariant", "max_queue", "context", "timeout", "prompt_cache"),
-            *_DEVICE,
+            *("rows", "batch_invariant", "max_queue", "context", "context_overflow"),
+            *("timeout", "prompt_cache", *_DEVICE),
         ),
         overrides=_LOADING
         | {
+            "context_overflow": {
+                "group": "Server",
+                "help": "Where a text no longer fits its context: stop, or slide, which forgets "
+                "the first half of what was read, and the oldest turns of a conversation; a "
+                "request may have its own",
+            },
             "template": {"group": "Model"},
             "template_arg": {"group": "Model"},
             "prompt_cache": {

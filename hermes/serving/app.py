@@ -10,7 +10,6 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
@@ -18,6 +17,7 @@ from starlette.routing import Route
 from hermes.serving.chat_completions import ChatCompletion
 from hermes.serving.completions import Completion
 from hermes.serving.errors import ApiError
+from hermes.serving.host_check import HostCheck
 from hermes.serving.served_model import ServedModel
 
 __all__ = ["make_app"]
@@ -90,9 +90,14 @@ def make_app(model: ServedModel, *, api_key: str | None = None, hosts: Sequence[
                 response = JSONResponse(error.to_json(), error.status, headers)
             except ClientDisconnect:
                 response = Response(status_code=499)
-            path = request.scope["route"].path
-            stats.requests.labels(path, response.status_code).inc()
+            except Exception:
+                count(request, 500)
+                raise
+            count(request, response.status_code)
             return response
+
+        def count(request: Request, status: int) -> None:
+            stats.requests.labels(request.scope["route"].path, status).inc()
 
         return answer
 
@@ -111,7 +116,7 @@ def make_app(model: ServedModel, *, api_key: str | None = None, hosts: Sequence[
             Route("/v1/completions", guard(complete), methods=["POST"]),
             Route("/v1/chat/completions", guard(complete_chat), methods=["POST"]),
         ],
-        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))],
+        middleware=[Middleware(HostCheck, hosts=hosts)],
         exception_handlers={404: _refuse_path, 405: _refuse_path, 500: _report_fault},
         lifespan=run_engine,
     )
@@ -164,6 +169,9 @@ async def _send_events(first: Any, events: AsyncGenerator[Any]) -> AsyncGenerato
                 yield _render_event(event)
         except ApiError as error:
             yield _render_event(error.to_json())
+        except Exception as error:
+            yield _render_event(_make_fault(error).to_json())
+            raise
         yield b"data: [DONE]\n\n"
 
 
@@ -199,6 +207,10 @@ async def _refuse_path(request: Request, error: Exception) -> Response:
 
 
 async def _report_fault(request: Request, error: Exception) -> Response:
+    return JSONResponse(_make_fault(error).to_json(), 500)
+
+
+def _make_fault(error: Exception) -> ApiError:
+    """What is said of an error that is nobody's mistake but the server's."""
     why = f"{type(error).__name__} in the server; its log says more"
-    fault = ApiError(500, why, kind="server_error")
-    return JSONResponse(fault.to_json(), 500)
+    return ApiError(500, why, kind="server_error")

@@ -48,12 +48,12 @@ class ChatCompletion:
 
     async def answer(self) -> dict[str, Any]:
         """The whole answer. Raises ApiError."""
-        prompt = await self._encode()
+        prompt, dropped = await self._encode()
         grammar = await self.form.compile(self.model)
         texts = await gather_texts(self.model, self._make_requests(prompt, grammar))
         choices = [self._describe(number, text) for number, text in enumerate(texts)]
         usage = count_usage([prompt], [len(text.choices) for text in texts])
-        return {**self._begin(self.kind), "choices": choices, "usage": usage}
+        return {**self._begin(self.kind), "choices": choices, "usage": usage} | dropped
 
     def _describe(self, number: int, text: Text) -> dict[str, Any]:
         content, calls = text.text, list[dict[str, Any]]()
@@ -71,7 +71,7 @@ class ChatCompletion:
 
     async def stream(self) -> AsyncGenerator[dict[str, Any]]:
         """The answer in pieces. Raises ApiError."""
-        prompt = await self._encode()
+        prompt, dropped = await self._encode()
         grammar = await self.form.compile(self.model)
         requests, tools = self._make_requests(prompt, grammar), self.form.callable
         counts, held = [0] * len(requests), [""] * len(requests)
@@ -80,7 +80,7 @@ class ChatCompletion:
             # Not before the first token: what is refused until then is refused with its status.
             if number not in begun:
                 begun.add(number)
-                yield self._make_chunk(number, {"role": "assistant", "content": ""})
+                yield self._make_chunk(number, {"role": "assistant", "content": ""}) | dropped
             counts[number] += piece.choice is not None
             text, reason = held[number] + piece.text, piece.finish_reason
             held[number] = ""
@@ -102,13 +102,19 @@ class ChatCompletion:
             usage = count_usage([prompt], counts)
             yield {**self._begin(f"{self.kind}.chunk"), "choices": [], "usage": usage}
 
-    async def _encode(self) -> list[int]:
-        return await self.model.encode_chat(self.messages, self.form.tools or None)
+    async def _encode(self) -> tuple[list[int], dict[str, int]]:
+        """The prompt's ids, and how many of the oldest messages it has no room for."""
+        tools = self.form.tools or None
+        if not self.settings.slides:
+            return await self.model.encode_chat(self.messages, tools), {}
+        prompt, dropped = await self.model.fit_chat(self.messages, tools, self.max_tokens)
+        return prompt, {"dropped_messages": dropped} if dropped else {}
 
     def _make_requests(self, prompt: list[int], grammar: Grammar | None) -> list[Any]:
         endings, capacity = self.model.find_endings(), self.model.engine.capacity
-        # Without a limit an answer may be as long as the context has room for.
-        room = max(capacity - len(prompt) + 1, 1)
+        # Without a limit an answer may be as long as the context has room for, or as all of it
+        # where it may slide.
+        room = capacity if self.settings.slides else max(capacity - len(prompt) + 1, 1)
         most = room if self.max_tokens is None else self.max_tokens
         return [
             self.settings.make_request(

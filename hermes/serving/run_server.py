@@ -9,6 +9,7 @@ import uvicorn
 
 from hermes.errors import HermesError
 from hermes.serving.app import make_app
+from hermes.serving.http_protocol import HTTPProtocol
 from hermes.serving.served_model import ServedModel
 
 __all__ = ["OWN_NAMES", "bind", "run_server"]
@@ -57,6 +58,8 @@ def run_server(
     """
     config = uvicorn.Config(
         make_app(model, api_key=api_key, hosts=hosts),
+        http=HTTPProtocol,
+        ws="none",
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=FAREWELL,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hermes.errors import HermesError
+from hermes.inference.decoding import CONTEXT_OVERFLOWS
 from hermes.inference.request import Request
 from hermes.inference.sampling_options import make_sampling
 from hermes.serving.body import Body
@@ -35,6 +36,11 @@ class TextSettings:
     fields: dict[str, Any]
     num_texts: int
     seed: int
+
+    @property
+    def slides(self) -> bool:
+        """Whether a text goes on where the context is full."""
+        return bool(self.fields["context_overflow"] == "slide")
 
     def make_request(
         self, prompt: list[int], number: int, max_tokens: int, endings: Collection[int], **more: Any
@@ -70,6 +76,9 @@ def take_text_settings(body: Body, model: ServedModel, logprobs: int | None) -> 
     num_texts = body.take_count("n", 1, 1, limits.choices)
     seed = body.take_int("seed", -LARGEST_SEED - 1, LARGEST_SEED)
     stop = body.take_strings("stop", limits.stops)
+    overflow = body.take("context_overflow", model.context_overflow)
+    if overflow not in CONTEXT_OVERFLOWS:
+        raise body.refuse("context_overflow", f"must be {' or '.join(CONTEXT_OVERFLOWS)}", overflow)
     given: dict[str, Any] = {
         "temperature": body.take_number("temperature", 0, 2),
         "top_p": body.take_number("top_p", 0.000001, 1),
@@ -85,7 +94,12 @@ def take_text_settings(body: Body, model: ServedModel, logprobs: int | None) -> 
         sampling, _ = make_sampling(model.tokenizer, config, given)
     except HermesError as error:
         raise ApiError(400, str(error)) from None
-    fields = {"sampling": sampling, "stop": stop, "logprobs": logprobs}
+    fields = {
+        "sampling": sampling,
+        "stop": stop,
+        "logprobs": logprobs,
+        "context_overflow": overflow,
+    }
     chosen = secrets.randbits(63) if seed is None else seed % (1 << 63)
     return TextSettings(fields, num_texts, chosen)
 

@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 from hermes.chat_templates.encoder import ChatEncoder
 from hermes.chat_templates.messages import Message
 from hermes.errors import HermesError, OutOfMemory, explain_exhaustion, is_out_of_memory
-from hermes.inference.async_engine import AsyncEngine
-from hermes.inference.engine import Engine, QueueIsFull
+from hermes.inference.async_engine import AsyncEngine, EngineIsClosed
+from hermes.inference.conversation_window import fit_conversation, reserve_answer
+from hermes.inference.engine import DecodingFailed, Engine, QueueIsFull
 from hermes.inference.prompt_cache import CacheKey
 from hermes.inference.request import Piece, Request
 from hermes.serving.call_grammar import CallForm, find_call_form
@@ -46,8 +47,8 @@ class ServedModel:
 
     name: by which clients ask for it. encoder: renders conversations, None where the model has no
     chat template. generation_config: the checkpoint's, whose sampling holds where a request says
-    nothing. made: when it was loaded, in seconds since 1970. kept: the folder of `keep_rows`, and
-    whose prompts it has.
+    nothing. context_overflow: as of Request, where a request says nothing. made: when it was
+    loaded, in seconds since 1970. kept: the folder of `keep_rows`, and whose prompts it has.
     """
 
     name: str
@@ -55,6 +56,7 @@ class ServedModel:
     tokenizer: Tokenizer
     encoder: ChatEncoder | None
     generation_config: Mapping[str, Any] = field(default_factory=dict)
+    context_overflow: str = "stop"
     limits: Limits = field(default_factory=Limits)
     made: int = field(default_factory=lambda: int(time.time()))
     statistics: Statistics = field(default_factory=Statistics)
@@ -81,6 +83,10 @@ class ServedModel:
         try:
             async with asyncio.timeout(self.limits.seconds):
                 async for piece in pieces:
+                    if piece.finish_reason == "cancelled":  # not by the client, which is there
+                        raise EngineIsClosed
+                    if piece.finish_reason == "error":
+                        continue  # which raises the error
                     if piece.choice is not None:
                         count += 1
                         self.statistics.generated_tokens.inc()
@@ -100,6 +106,10 @@ class ServedModel:
             ) from None
         except OutOfMemory as error:
             raise _answer_exhaustion(str(error)) from None
+        except EngineIsClosed:
+            raise _answer_end() from None
+        except DecodingFailed as error:
+            raise ApiError(500, str(error), kind="server_error") from None
         except HermesError as error:
             too_long = len(request.prompt) > self.engine.capacity
             code = "context_length_exceeded" if too_long else None
@@ -111,13 +121,42 @@ class ServedModel:
         self, messages: Sequence[Message], tools: Sequence[Any] | None
     ) -> list[int]:
         """Encode a conversation up to where the assistant answers. Raises ApiError."""
+        encoder = self._require_encoder()
+        return await self._render(lambda: encoder.encode_prompt(messages, tools))
+
+    async def fit_chat(
+        self, messages: Sequence[Message], tools: Sequence[Any] | None, max_tokens: int | None
+    ) -> tuple[list[int], int]:
+        """As `encode_chat`, without the oldest turns where they do not fit. -> ids, how many
+
+        max_tokens: of the answer, for which room is kept. Raises ApiError.
+        """
+        encoder, capacity = self._require_encoder(), self.engine.capacity
+        room = capacity - reserve_answer(capacity, max_tokens)
+        prompt, dropped = await self._render(
+            lambda: fit_conversation(lambda one: encoder.encode_prompt(one, tools), messages, room)
+        )
+        if len(prompt) > capacity:
+            raise ApiError(
+                400,
+                f"the last message has {len(prompt)} tokens with its template, more than the "
+                f"{capacity} of the context; shorten it",
+                param="messages",
+                code="context_length_exceeded",
+            )
+        return prompt, dropped
+
+    def _require_encoder(self) -> ChatEncoder:
         if self.encoder is None:
             raise ApiError(
                 400, f"{self.name} has no chat template; ask for /v1/completions instead"
             )
+        return self.encoder
+
+    async def _render(self, render: Callable[[], T]) -> T:
         async with self._rendering:  # one at a time: the template runs in one process
             try:
-                return await asyncio.to_thread(self.encoder.encode_prompt, messages, tools)
+                return await asyncio.to_thread(render)
             except HermesError as error:
                 raise ApiError(400, str(error), param="messages") from None
 
@@ -144,12 +183,19 @@ class ServedModel:
         """Compute something with the model, between two steps of the engine. Raises ApiError."""
         try:
             return await self.served.call(compute)
+        except EngineIsClosed:
+            raise _answer_end() from None
         except HermesError as error:
             raise ApiError(400, str(error)) from None
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             raise _answer_exhaustion(explain_exhaustion(error) or str(error)) from None
+
+
+def _answer_end() -> ApiError:
+    """What is answered to a request that the end of the server overtook."""
+    return ApiError(503, "the server is ending; ask again once it runs", kind="server_error")
 
 
 def _answer_exhaustion(why: str) -> ApiError:

@@ -8,7 +8,6 @@ import pytest
 from hermes.errors import HermesError, NonFinite
 from hermes.inference.filters import (
     Candidates,
-    _keep_typical,
     draw_candidate,
     filter_tokens,
     select_largest,
@@ -55,7 +54,7 @@ def test_a_draw_from_blocks_is_a_draw_from_all(logits):
     p = np.exp(logits - logits.max())
     edges = np.cumsum(p) / p.sum()
     for uniform in (0.0, 0.1, 0.5, 0.999, 1 - 2**-53):
-        found = draw_candidate(Candidates(np.arange(len(p)), p), uniform)
+        found = draw_candidate(Candidates(np.arange(len(p)), p, logits), uniform)
         assert p[found] > 0
         assert edges[found] >= uniform - 1e-9
         assert found == 0 or edges[found - 1] <= uniform + 1e-9
@@ -113,21 +112,52 @@ def test_every_filter_at_once_costs_little_more_than_reading_the_logits():
     assert chosen < find_fastest(np.argsort) / 5
 
 
-@pytest.mark.parametrize("share", [0.05, 0.5, 0.95, 0.999])
-def test_typical_alone_takes_what_it_takes_of_all_tokens(share):
-    """The quick way looks at the probable tokens first; peaks, flat and banned logits included."""
-    random, ways = np.random.default_rng(int(share * 1000)), set()
-    for number in range(60):
+def sort_and_filter(x, sampling):
+    """What stays, by sorting all: the definition of steps 8 and 10 to 12."""
+    logs = (x - x.max()) / sampling.temperature
+    ids = np.flatnonzero(np.exp(logs) > 0)
+
+    def take(scores, share):
+        p = np.exp(logs[ids])
+        order = np.argsort(-scores, kind="stable")
+        count = int(np.searchsorted(np.cumsum(p[order]), share * p.sum())) + 1
+        return np.sort(ids[order[:count]])
+
+    if sampling.top_p < 1:
+        ids = take(logs[ids], sampling.top_p)
+    ids = ids[np.exp(logs[ids]) >= sampling.min_p]
+    if sampling.typical_p < 1:
+        p = np.exp(logs[ids])
+        entropy = -float((p * logs[ids]).sum() / p.sum())
+        ids = take(-np.abs(-logs[ids] - entropy), sampling.typical_p)
+    return ids
+
+
+@pytest.mark.parametrize("typical_p", [1.0, 0.05, 0.5, 0.95, 0.999])
+@pytest.mark.parametrize("top_p", [1.0, 0.01, 0.5, 0.97])
+@pytest.mark.parametrize("min_p", [0.0, 0.01, 0.9])
+def test_filters_leave_what_sorting_all_leaves(top_p, min_p, typical_p):
+    """They look at the probable tokens first, and at min_p's before top_p's; peaks, flat and
+    banned logits included."""
+    random = np.random.default_rng(int(top_p * 100 + min_p * 1e4 + typical_p * 1e6))
+    settings = {"top_p": top_p, "min_p": min_p, "typical_p": typical_p}
+    for number in range(16):
         x = random.normal(size=int(random.integers(2, 9000))) * random.choice([0.01, 1, 3, 8])
         if number % 3 == 0:
             x[random.integers(len(x))] += random.choice([2, 10, 40])
-        if number % 7 == 0:
+        if number % 5 == 0:
             x[random.random(len(x)) < 0.5] = -np.inf
             x[0] = 0.0
-        y = x - x.max()
-        expected = _keep_typical(Candidates(np.arange(len(x)), np.exp(y)), share)
-        found = filter_tokens(x, Sampling(temperature=1.0, typical_p=share))
-        np.testing.assert_array_equal(found.ids, expected.ids)
-        np.testing.assert_allclose(found.p, expected.p, rtol=1e-12)
-        ways.add(len(found.ids) < len(y))
-    assert True in ways
+        sampling = Sampling(temperature=float(random.choice([0.7, 1.0])), **settings)
+        found = filter_tokens(x.copy(), sampling)
+        np.testing.assert_array_equal(found.ids[found.p > 0], sort_and_filter(x, sampling))
+        p = np.exp((x[found.ids] - x.max()) / sampling.temperature)
+        np.testing.assert_allclose(found.p, p, rtol=1e-12)
+
+
+def test_min_p_and_top_p_leave_the_same_in_either_order_where_typical_p_follows():
+    """min_p alone leaves two tokens, top_p one of them, and typical_p must not see the other."""
+    x = np.zeros(40)
+    x[[3, 7]] = [2.0, 1.95]
+    sampling = Sampling(temperature=1.0, top_p=0.01, min_p=0.9, typical_p=0.9)
+    assert filter_tokens(x, sampling).ids.tolist() == [3]

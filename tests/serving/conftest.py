@@ -6,7 +6,7 @@ import pytest
 
 from hermes.api_serving import open_served_model
 from hermes.finetuning.base_model import open_base_model
-from hermes.serving.run_server import bind, run_server
+from hermes.serving.run_server import OWN_NAMES, bind, run_server
 from tests.training.support import SPEC, Runs, corpus_in
 
 
@@ -47,10 +47,10 @@ def make_server(checkpoint):
     """Makes servers of the model; all end with the tests."""
     servers = []
 
-    def make(*, api_key=None, **options):
+    def make(*, api_key=None, hosts=OWN_NAMES, **options):
         backend = options.pop("backend", "torch")
         model = open_served_model(checkpoint, model_name="little", backend=backend, **options)
-        servers.append(Served(model, api_key=api_key))
+        servers.append(Served(model, api_key=api_key, hosts=hosts))
         return servers[-1]
 
     yield make

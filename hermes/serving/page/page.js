@@ -171,6 +171,7 @@ async function answer(anew = false) {
     find("rate").textContent = left ? `the oldest ${left} messages no longer fit the context` : "";
     for await (const event of readEvents(response)) {
       if (event.error) throw new Error(event.error.message);
+      if (event.dropped_messages) find("rate").textContent = `the oldest ${event.dropped_messages} messages no longer fit the context`;
       const text = event.choices[0]?.delta.content;
       if (!text) continue;
       if (!count++) first = performance.now();

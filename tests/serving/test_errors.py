@@ -1,0 +1,152 @@
+"""Whatever a server refuses or fails at, it says so in the form that OpenAI's clients read."""
+
+import json
+import socket
+import threading
+import time
+
+import httpx
+import openai
+import pytest
+
+from hermes_torch.row_decoder import RowDecoder
+from tests.serving.test_requests import LONG, post, wait_until
+
+
+def read_error(answer):
+    assert answer.headers["content-type"] == "application/json"
+    (error,) = answer.json().values()
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["message"]
+    return error
+
+
+@pytest.mark.parametrize("name", ["example.org", "evil.localhost.org", "", "[::2]:8000", "[", "*"])
+@pytest.mark.parametrize("path", ["/", "/v1/models", "/health", "/nowhere"])
+def test_another_host_is_refused_in_the_form(server, name, path):
+    answer = httpx.get(server.address + path, headers={"Host": name})
+    assert answer.status_code == 400
+    error = read_error(answer)
+    assert error["code"] == "unknown_host"
+    assert error["message"].startswith(f"the Host header names {name!r}, which is not this server")
+
+
+@pytest.mark.parametrize(
+    "name", ["localhost", "LOCALHOST:80", "127.0.0.1:8000", "[::1]:8000", "[::1]", "x.lan",
+             "a.box.lan:1"],
+)  # fmt: skip
+def test_own_and_added_names_are_answered(make_server, name):
+    hosts = ("127.0.0.1", "localhost", "[::1]", "::1", "X.lan", "*.box.lan")
+    named = make_server(hosts=hosts)
+    assert httpx.get(f"{named.address}/health", headers={"Host": name}).status_code == 200
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "OPTIONS"])
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+def test_other_methods_are_refused_in_the_form(server, method, path):
+    answer = httpx.request(method, server.address + path)
+    assert answer.status_code == 405
+    read_error(answer)
+
+
+@pytest.mark.parametrize("path", ["/v2", "/v1", "/v1/embeddings", "/page.css/x", "/v1/models/no"])
+def test_other_paths_are_refused_in_the_form(server, path):
+    answer = httpx.get(server.address + path)
+    assert answer.status_code == 404
+    read_error(answer)
+
+
+@pytest.mark.parametrize("data", [b"\x00" * 300, b"GET\r\n\r\n", b"POST / HTTP/9.9\r\n\r\n"])
+def test_what_is_no_http_is_refused_in_the_form(server, data):
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as raw:
+        raw.sendall(data)
+        said = b""
+        while part := raw.recv(1 << 16):
+            said += part
+    head, _, body = said.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 Bad Request")
+    assert b"application/json" in head
+    assert set(json.loads(body)["error"]) == {"message", "type", "param", "code"}
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_a_backend_that_fails_is_the_servers_fault_and_the_next_text_is_made(
+    server, monkeypatch, streams
+):
+    advance = RowDecoder.advance
+    calls = iter(range(99))
+
+    def fail(self, rows, tokens, counts):
+        if next(calls) == 2:
+            raise RuntimeError("the device is gone")
+        return advance(self, rows, tokens, counts)
+
+    client = openai.OpenAI(base_url=f"{server.address}/v1", api_key="x", max_retries=0)
+    monkeypatch.setattr(RowDecoder, "advance", fail)
+    reasons = []
+
+    def ask():
+        for event in client.completions.create(model="little", prompt="the cat", stream=streams):
+            reasons.append(event.choices[0].finish_reason)
+
+    with pytest.raises(openai.APIError) as caught:
+        ask()
+    assert set(reasons) <= {None}
+    error = caught.value
+    assert (error.body["type"], error.body["message"]) == (
+        "server_error", "decoding: the device is gone"
+    )  # fmt: skip
+    assert streams or error.status_code == 500
+    assert client.completions.create(model="little", prompt="the cat").choices[0].text
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_a_fault_of_the_server_itself_is_said_counted_and_survived(
+    make_server, monkeypatch, streams
+):
+    server = make_server()
+    plain = server.model.stream
+
+    async def stream(request):
+        async for piece in plain(request):
+            yield piece
+            raise ZeroDivisionError
+
+    monkeypatch.setattr(server.model, "stream", stream)
+    with httpx.stream("POST", f"{server.address}/v1/completions", timeout=60,
+                      json={**LONG, "stream": streams}) as answer:  # fmt: skip
+        said = ""
+        try:
+            for text in answer.iter_text():
+                said += text
+        except httpx.RemoteProtocolError:
+            assert streams
+    error = json.loads(said.splitlines()[-2].removeprefix("data: ") if streams else said)["error"]
+    assert error["message"] == "ZeroDivisionError in the server; its log says more"
+    assert error["type"] == "server_error"
+    assert answer.status_code == (200 if streams else 500)
+    monkeypatch.undo()
+    assert post(server, {"prompt": "the cat", "max_tokens": 2}).status_code == 200
+    counts = httpx.get(f"{server.address}/metrics").text
+    assert streams or 'hermes_requests_total{path="/v1/completions",status="500"} 1.0' in counts
+
+
+def test_a_text_that_the_end_overtakes_is_told_so(make_server):
+    """Not a text that looks whole: the engine is closed before it is done."""
+    server = make_server()
+    plain = server.model.engine.step
+
+    def step():
+        time.sleep(0.02)
+        return plain()
+
+    server.model.engine.step = step
+    found = []
+    asking = threading.Thread(target=lambda: found.append(post(server, LONG)))
+    asking.start()
+    wait_until(lambda: server.model.engine.num_running == 1)
+    server.model.served.close()
+    asking.join(60)
+    for answer in (*found, post(server, LONG)):
+        assert answer.status_code == 503
+        assert read_error(answer)["message"] == "the server is ending; ask again once it runs"
