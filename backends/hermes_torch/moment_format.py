@@ -7,6 +7,7 @@ from torch import Tensor as Array
 
 from hermes.numerics.moment_format import BLOCK, MomentFormat
 from hermes_torch.context import as_int32, lowbias32
+from hermes_torch.optim import split_rows
 
 MANTISSA = 20  # bits of a float32's mantissa that a code does not have
 
@@ -36,7 +37,7 @@ def encode_moments(x: Array, form: MomentFormat, key: int, first: int = 0) -> tu
     if form.never_zero:
         codes = torch.maximum(codes, (x > 0).to(torch.int32))
     if form.has_sign:
-        codes = codes + 128 * (x < 0)
+        codes = codes + ((x < 0).to(torch.int32) << 7)  # with 128 times it, of int64
     return codes.to(torch.uint8).reshape(shape), exponents.to(torch.uint8)
 
 
@@ -65,11 +66,20 @@ class ShortMoment:
 
     def read(self, dtype: torch.dtype) -> Array:
         """The numbers."""
-        return decode_moments(self.codes, self.exponents, self.form).to(dtype)
+        codes = self.codes.reshape(-1, self.codes.shape[-1])
+        x = torch.empty(codes.shape, dtype=dtype, device=codes.device)
+        for some, c, exponents in split_rows(x, codes, self.exponents):
+            some.copy_(decode_moments(c, exponents, self.form))
+        return x.reshape(self.codes.shape)
 
     def write(self, x: Array, key: int) -> None:
         """Keep other numbers, rounded by the key of this step."""
-        self.codes, self.exponents = encode_moments(x, self.form, key, self.first)
+        parts, first = [], self.first
+        for (rows,) in split_rows(x.reshape(-1, x.shape[-1])):
+            parts.append(encode_moments(rows, self.form, key, first))
+            first += rows.numel()
+        codes, self.exponents = map(torch.cat, zip(*parts, strict=True))
+        self.codes = codes.reshape(x.shape)
 
     def compute_digest(self) -> Array:
         """A sum of the codes and exponents, int64. -> ()."""

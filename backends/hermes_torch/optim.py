@@ -1,6 +1,7 @@
 """AdamW, written out as in hermes_numpy/optim.py and as one fused kernel, and clipping."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor as Array
@@ -9,6 +10,24 @@ from torch.optim.adamw import adamw as torch_adamw
 from hermes.recipe import OptimizerRecipe
 
 Parameter = tuple[Array, Array, Array, Array]  # a tensor, its gradient and its two moments
+
+# Numbers of a tensor that are updated at a time where an update is written out, as that makes up to
+# thirteen arrays of their size; GPUs need more of them to be busy.
+UPDATED_AT_ONCE, GPU_UPDATED_AT_ONCE = 1 << 20, 1 << 24
+
+
+def split_rows(*tensors: Array) -> Iterator[tuple[Array, ...]]:
+    """Views of the same rows of tensors that have as many, those that are updated at a time.
+
+    By the size of the first tensor.
+    """
+    first = tensors[0]
+    limit = UPDATED_AT_ONCE if first.device.type == "cpu" else GPU_UPDATED_AT_ONCE
+    if first.numel() <= limit:
+        yield tensors
+        return
+    rows = max(1, limit // first[0].numel())
+    yield from zip(*(one.split(rows) for one in tensors), strict=True)
 
 
 def global_norm(grads: Iterable[Array]) -> Array:
@@ -61,11 +80,17 @@ def update_exact(
 
     Moments in a shorter type are computed in that of p, and rounded at the end.
     """
-    for p, g, m, v in group:
-        wide = m.to(p.dtype), v.to(p.dtype)
-        new_values = adamw(p, g, *wide, lr=lr, step=step, decay=decay, rule=rule)
-        for old, new in zip((p, m, v), new_values, strict=True):
-            old.copy_(torch.where(finite, new, old.to(new.dtype)))
+    for parameter in group:
+        for rows in split_rows(*parameter):
+            _update_rows(rows, lr=lr, step=step, decay=decay, rule=rule, finite=finite)
+
+
+def _update_rows(rows: Sequence[Array], *, finite: Array, **settings: Any) -> None:
+    """update_exact of some rows of one tensor: a function, whose arrays end with it."""
+    p, g, m, v = rows
+    new_values = adamw(p, g, m.to(p.dtype), v.to(p.dtype), **settings)
+    for old, new in zip((p, m, v), new_values, strict=True):
+        old.copy_(torch.where(finite, new, old.to(new.dtype)))
 
 
 def update_fused(

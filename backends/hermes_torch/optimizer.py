@@ -24,7 +24,7 @@ from hermes.recipe import Recipe
 from hermes_torch.moment_format import ShortMoment
 from hermes_torch.optim import update_exact, update_fused
 from hermes_torch.runtime import Runtime
-from hermes_torch.update_rules import average_weights, update_by_rule
+from hermes_torch.update_rules import update_average, update_by_rule
 
 
 class Optimizer:
@@ -154,7 +154,7 @@ class Optimizer:
         to_local = self._runtime.to_local
         for name in self.names:
             e, p = to_local(self.kept[name][EMA]), to_local(self._tensors[name])
-            e.copy_(torch.where(finite, average_weights(e, p, self._recipe.ema), e))
+            update_average(e, p, self._recipe.ema, finite)
 
     @torch.no_grad()
     def swap_average(self) -> None:

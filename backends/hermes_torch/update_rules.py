@@ -14,6 +14,7 @@ from hermes.numerics.update_rules import (
     compute_decay_of_squares,
     compute_muon_scale,
 )
+from hermes_torch.optim import split_rows
 
 # Coefficients, and how often they are applied, of Jordan 2024.
 NEWTON_SCHULZ, NEWTON_SCHULZ_STEPS = (3.4445, -4.7750, 2.0315), 5
@@ -155,6 +156,26 @@ def update_by_rule(
     a Shards where g and what is kept are sharded: the step is then computed from the whole of them,
     in every process, and each takes its rows of it. p: this process's rows.
     """
+    settings: Any = {"lr": lr, "step": step, "rule": rule, "finite": finite}
+    if rule.algorithm != "lion":
+        _update_tensor(p, g, kept, shards=shards, **settings)
+        return
+    for some_p, some_g, m in split_rows(p, g, kept["exp_avg"]):
+        _update_tensor(some_p, some_g, {"exp_avg": m}, shards=None, **settings)
+
+
+def _update_tensor(
+    p: Array,
+    g: Array,
+    kept: Mapping[str, Array],
+    *,
+    lr: float,
+    step: int,
+    rule: UpdateRule,
+    finite: Array,
+    shards: Any,
+) -> None:
+    """update_by_rule of a tensor, or of some rows of one by a rule that looks at single numbers."""
     square_decay = compute_decay_of_squares(step)
     if shards is None:
         wide = {slot: kept[slot].to(g.dtype) for slot in rule.list_slots(tuple(g.shape))}
@@ -169,3 +190,10 @@ def update_by_rule(
     p.copy_(torch.where(finite, p * (1 - lr * rule.weight_decay) - lr * u, p))
     for slot, value in new.items():
         kept[slot].copy_(torch.where(finite, value, kept[slot].to(value.dtype)))
+
+
+def update_average(e: Array, p: Array, decay: float, finite: Array) -> None:
+    """Move an average of weights towards them, in place, unless the step was not `finite`."""
+    for average, weights in split_rows(e, p):
+        moved = average_weights(average, weights, decay)
+        average.copy_(torch.where(finite, moved, average))

@@ -8,22 +8,23 @@ import dataclasses
 from dataclasses import dataclass
 
 from hermes.errors import HermesError
-from hermes.model_info.activations import (
-    BITS,
-    BYTES_OF,
-    LayerBytes,
-    Shape,
-    count_layer_bytes,
-    count_norm_bytes,
-)
+from hermes.model_info.activations import BYTES_OF, LayerBytes, count_layer_bytes
+from hermes.model_info.layer_shape import BITS, LayerTraining, Shape, count_norm_bytes
+from hermes.model_info.update_memory import Updates, count_update_bytes
 from hermes.numerics.frozen import list_frozen_matrices
 from hermes.numerics.lora import list_adapter_tensors, list_trainable
 from hermes.numerics.params import list_parameters
-from hermes.numerics.update_rules import count_state_bytes
+from hermes.numerics.update_rules import choose_update_rules, count_state_bytes
 from hermes.recipe import Recipe
 from hermes.spec import ModelSpec
 
-__all__ = ["MemoryPlan", "Placement", "find_largest_batch", "plan_memory"]
+__all__ = [
+    "MemoryPlan",
+    "Placement",
+    "describe_training",
+    "find_largest_batch",
+    "plan_memory",
+]
 
 # Logits that exist at a time: CHUNK_LOGITS of the backends, on CPUs and on other devices.
 CHUNKS = {"torch": (1 << 23, 1 << 28), "mlx": (1 << 23, 1 << 27)}
@@ -120,6 +121,11 @@ class _Step:
         trained = set(list_trainable(spec, recipe))
         self.accumulates = recipe.grad_accum > 1
         self.state = count_state_bytes(spec, recipe, self.master)
+        split = placement.copies
+        updates = Updates(
+            recipe.optimizer.moments, recipe.ema > 0, self.master, split, placement.device
+        )
+        self.updating = count_update_bytes(table, choose_update_rules(spec, recipe), updates)
         self.all_weights = sum(tensor.size for tensor in table.values())
         self.trained = sum(table[name].size for name in trained)
         self.layer_weights = [0] * spec.num_layers
@@ -133,7 +139,12 @@ class _Step:
         self.trains_head = embeds if tied else "lm_head.weight" in trained
         self.trains_embeddings = embeds
         self.tied = tied and embeds
-        layers = [count_layer_bytes(block, spec.hidden_size, shape) for block in spec.layers]
+        layers = [
+            count_layer_bytes(
+                block, spec.hidden_size, shape, describe_training(trained, index, recipe)
+            )
+            for index, block in enumerate(spec.layers)
+        ]
         # Frozen matrices are in the type of products alone: half the weights, and no copy.
         short = _list_held_short(spec, recipe, placement.precision)
         self.saved = (self.master - shape.activation) * sum(table[name].size for name in short)
@@ -147,7 +158,9 @@ class _Step:
         self.layers = [LayerBytes(0, 0, 0)] * first + layers[first:]
         self.hidden = shape.tokens * spec.hidden_size
         self.final = self.hidden * shape.activation
-        self.final += shape.tokens * count_norm_bytes(spec.final_norm, spec.hidden_size, shape)
+        self.final += shape.tokens * count_norm_bytes(
+            spec.final_norm, spec.hidden_size, shape, trained="model.norm.weight" in trained
+        )
         chunk = CHUNKS[placement.backend][placement.device != "cpu"] // spec.vocab_size
         self.rows = min(shape.tokens, max(chunk, 1))
         self.logits = self._count_logits(spec)
@@ -219,20 +232,30 @@ class _Step:
         above = head // share
         for index in reversed(range(len(self.layers))):
             own = self.layers[index]
-            live = sum(kept[:index]) + own.kept + own.working
+            live = sum(kept[:index]) + own.kept + own.working + own.gradient
             gradients = max(before, above) if self.accumulates else above
             found.append(make("backward", gradients, live, 0))
             above += master * self.layer_weights[index] // share
-        embedding = head * (2 if self.tied else 1) if self.trains_embeddings else 0
-        if self.accumulates or not self.tied:
-            rest = held
-        else:
-            rest = held - head // share
-        found.append(make("backward", rest + embedding, dx, 0))
-        # torch updates in place; MLX makes weights and moments anew.
-        anew = 0 if self.shape.is_torch else int(MLX_UPDATED * (held + self.state))
+        # The embeddings' gradient at the end is new: beside the head's where both are one tensor,
+        # and beside the sum of micro-batches so far.
+        embedding = 0
+        if self.trains_embeddings:
+            embedding = master * self.vocabulary * (self.tied + self.accumulates)
+        found.append(make("backward", held + embedding, dx, 0))
+        # torch updates in place, tensor by tensor; MLX makes weights and moments anew.
+        anew = self.updating
+        if not self.shape.is_torch:
+            anew = int(MLX_UPDATED * (held + self.state))
         found.append(make("update", held + anew, 0, 0))
         return max(found, key=lambda one: one.total)
+
+
+def describe_training(trained: set[str], index: int, recipe: Recipe) -> LayerTraining:
+    """What is trained of a layer."""
+    own = [name.split(".") for name in trained if name.startswith(f"model.layers.{index}.")]
+    matrices = {parts[-2] for parts in own if parts[-1] == "weight" and "_proj" in parts[-2]}
+    norms = any("norm" in parts[-2] for parts in own)
+    return LayerTraining(frozenset(matrices), norms, recipe.lora)
 
 
 def _list_held_short(spec: ModelSpec, recipe: Recipe, precision: str) -> tuple[str, ...]:

@@ -1,0 +1,125 @@
+"""What an attention keeps for its backward pass; see activations.py, also for the letters."""
+
+from hermes.model_info.layer_shape import BITS, LayerTraining, Shape, count_norm_bytes
+from hermes.spec import Alibi, AttentionSpec, BlockSpec
+
+__all__ = ["count_attention_bytes", "is_written_out"]
+
+
+def is_written_out(attention: AttentionSpec, shape: Shape) -> bool:
+    """Whether no kernel has what an attention asks for."""
+    drops = shape.dropout and attention.dropout
+    return bool(attention.softcap is not None or attention.sinks or drops)
+
+
+def count_attention_bytes(
+    block: BlockSpec, attention: AttentionSpec, shape: Shape, training: LayerTraining
+) -> int:
+    """Count what an attention keeps, but for the input of its first products."""
+    N, B, T, a, wide = (
+        shape.tokens,
+        shape.batch_size,
+        shape.seq_len,
+        shape.activation,
+        shape.master,
+    )
+    H, K, D, E = attention.num_heads, attention.kv_heads, attention.head_size, attention.value_size
+    kept = N * a * (H * D + K * D + K * E)  # queries, keys, values
+    kept += training.count_input_bytes(N * H * E, shape, "o_proj")
+    if shape.is_torch:
+        kept += _count_joined_bytes(attention, shape, training)
+    if attention.output_gate:
+        kept += 2 * N * a * H * E
+    if attention.clip_qkv is not None:
+        kept += N * a * (H * D + K * D + K * E)
+    if attention.qk_norm != "none":
+        heads = (H + K) if attention.query_key_norm.over != "flat" else 2  # type: ignore[union-attr]
+        size = (H + K) * D // heads
+        kept += N * heads * count_norm_bytes(block.norm, size, shape, trained=training.norms)
+    if shape.document_mask:
+        kept += N * wide * attention.rotary_size  # sines and cosines of each row's own positions
+    scores = B * H * T * T
+    drops = bool(shape.dropout and attention.dropout)
+    if not shape.is_torch:
+        kept += scores * wide * (1 + (attention.softcap is not None))
+        kept += scores * a  # probabilities, as the product with values reads them
+        return kept + scores * BITS * drops
+    if not is_written_out(attention, shape):
+        if _is_plain_product(attention, shape):
+            return kept + _count_plain_product(attention, shape)
+        return kept + _count_kernel_bytes(attention, shape, training)
+    kept += N * a * (H - K) * (D + E)  # keys and values, repeated for each query head
+    kept += (scores + N * H * attention.sinks) * wide + scores * wide * (
+        attention.softcap is not None
+    )
+    # Probabilities as the product with values reads them, where that are others.
+    kept += scores * (a * (a < wide) + (BITS + wide * (a == wide)) * drops)
+    return kept + BITS * T * T * (B if shape.document_mask else 1)
+
+
+def _is_plain_product(attention: AttentionSpec, shape: Shape) -> bool:
+    """Whether torch's attention on CPUs multiplies scores out, in float32: without its kernel.
+
+    That takes no bias of three axes, no bias with a gradient, and values of the keys' size alone.
+    """
+    if attention.head_size != attention.value_size:
+        return True
+    positions = attention.position_encoding
+    return isinstance(positions, Alibi) and (positions.learned or not shape.document_mask)
+
+
+def _count_plain_product(attention: AttentionSpec, shape: Shape) -> int:
+    """Count scores, and what queries, keys and values become, beside these themselves."""
+    N, T, wide = shape.tokens, shape.seq_len, shape.master
+    H, K, D, E = attention.num_heads, attention.kv_heads, attention.head_size, attention.value_size
+    own = N * shape.activation * (H * D + K * D + K * E)  # counted, and not kept
+    return N * wide * (2 * H * D + H * E) - own + N * H * T * wide
+
+
+def _count_kernel_bytes(attention: AttentionSpec, shape: Shape, training: LayerTraining) -> int:
+    """Count what torch's kernel keeps beside queries, keys and values: output, sums and mask."""
+    N, B, T, a = shape.tokens, shape.batch_size, shape.seq_len, shape.activation
+    H, E = attention.num_heads, attention.value_size
+    kept = N * shape.master * H
+    form = attention.query_key_norm
+    is_own = bool(attention.rotary_size) and not (form and form.after_rope)
+    reads = training.is_trained("o_proj") or training.is_adapted("o_proj")
+    if is_own or not reads:
+        kept += N * a * H * E  # the output; else o_proj reads that itself
+    if isinstance(attention.position_encoding, Alibi):
+        return kept + N * H * T * a
+    if shape.document_mask:
+        return kept + a * B * T * T
+    masked = attention.window_size is not None and attention.window_size < T
+    return kept + a * T * T * masked
+
+
+def _count_joined_bytes(attention: AttentionSpec, shape: Shape, training: LayerTraining) -> int:
+    """What stays of the one product that queries, keys and values are views of, besides those.
+
+    A view keeps all of it: rotated or normalized queries and keys stay beside what they were made
+    of, as long as attention reads values that are views.
+    """
+    if shape.activation == 8:
+        return 0  # in float64 each has a product of its own
+    if attention.clip_qkv is not None:
+        return 0  # the clip's input, which is counted; what it gives are no views
+    if training.is_adapted("q_proj", "k_proj", "v_proj"):
+        return 0  # of an adapted matrix the product is another
+    N, a = shape.tokens, shape.activation
+    H, K, D, E = attention.num_heads, attention.kv_heads, attention.head_size, attention.value_size
+    form = attention.query_key_norm
+    norms_before = form is not None and not form.after_rope
+    norm_reads_view = norms_before and a == shape.master  # the norm's input, which is counted
+    drops = bool(shape.dropout and attention.dropout)
+    if attention.softcap is not None or attention.sinks or drops:
+        # Written out, attention reads copies of keys and values; of queries, too, of many rows.
+        if norm_reads_view:
+            return N * a * K * E
+        reads_view = not attention.rotary_size and form is None and shape.batch_size == 1
+        return N * a * K * (D + E) if reads_view else 0
+    if _is_plain_product(attention, shape):
+        # Queries and keys are scaled, so copied; the values of one sequence are a view.
+        return N * a * (H + K) * D if H == K and a == shape.master and shape.batch_size == 1 else 0
+    queries_are_views = not attention.rotary_size and form is None
+    return 0 if queries_are_views or norm_reads_view else N * a * (H + K) * D
