@@ -145,10 +145,10 @@ def update_by_rule(
     lr: float,
     step: int,
     rule: UpdateRule,
-    finite: Array,
+    applied: Array,
     shards: Any = None,
 ) -> None:
-    """One step of one tensor by any rule but adamw, in place; nothing changes unless `finite`.
+    """One step of one tensor by any rule but adamw, in place; nothing changes unless `applied`.
 
     lr: with the tensor's own factor. step: counted from 1. kept: may have other slots, too, and is
     computed in the type of g. shards:
@@ -166,6 +166,6 @@ def update_by_rule(
         u, *values = (shards.to_local(shards.take_shard(x)) for x in (u, *new.values()))
         new = dict(zip(new, values, strict=True))
         kept = {slot: shards.to_local(kept[slot]) for slot in slots}
-    p.copy_(torch.where(finite, p * (1 - lr * rule.weight_decay) - lr * u, p))
+    p.copy_(torch.where(applied, p * (1 - lr * rule.weight_decay) - lr * u, p))
     for slot, value in new.items():
-        kept[slot].copy_(torch.where(finite, value, kept[slot].to(value.dtype)))
+        kept[slot].copy_(torch.where(applied, value, kept[slot].to(value.dtype)))

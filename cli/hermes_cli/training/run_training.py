@@ -16,7 +16,7 @@ import hermes
 from hermes.distributed.agreement import all_or_none
 from hermes.distributed.environment import find_launcher, read_rank_info
 from hermes.errors import HermesError, Interrupted
-from hermes.stages import report_stage, show_stages
+from hermes.stages import hide_stages, report_stage
 from hermes.storage.temporary import TemporaryFolder
 from hermes_cli.display.run_summary import summarize_model, summarize_run
 from hermes_cli.launch.crash_log import CrashLog
@@ -77,7 +77,7 @@ def train_run(context: click.Context, /, **_: Any) -> None:
     if options["verbose"] and options["quiet"]:
         raise HermesError("--verbose and --quiet are both given; keep one")
     if options["quiet"]:
-        context.with_resource(show_stages(lambda what, done, total, *facts: None))
+        context.with_resource(hide_stages())
     tell = _keep_quiet if options["quiet"] else _tell
     # Of several processes the one that starts them sees the end of all, else rank 0.
     rank_info = read_rank_info(os.environ)
