@@ -1,6 +1,6 @@
 """The loss that AdamW reaches with its moments in each type.
 
-    python benchmarks/moments.py [--steps 60] [--lr 4e-3] [--backend mlx] [--only float8 ...]
+    python benchmarks/moments.py [--steps 60] [--lr 4e-3] [--beta2 0.95] [--backend mlx] [--only ..]
     python benchmarks/moments.py --errors
 
 A byte-level model (4 layers of width 128 with 4 heads, context 64, batch 12) on pydoc's topics:
@@ -77,6 +77,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--lr", type=float, default=4e-3)
+    parser.add_argument("--beta2", type=float, default=0.95)
     parser.add_argument("--backend", default="mlx")
     parser.add_argument("--only", nargs="*", choices=MOMENT_TYPES, default=list(MOMENT_TYPES))
     parser.add_argument("--errors", action="store_true")
@@ -93,11 +94,11 @@ def main() -> None:
         recipe = Recipe(
             lr=given.lr, batch_size=BATCH, seq_len=CONTEXT, schedule="cosine",
             warmup_steps=given.steps // 20, max_steps=given.steps,
-            optimizer=OptimizerRecipe(moments=moments),
+            optimizer=OptimizerRecipe(moments=moments, beta2=given.beta2),
         )  # fmt: skip
         loss, seconds = train(given.backend, recipe, data)
         size = count_state_bytes(SPEC, recipe, 4)
-        print(f"{moments:8}  loss {loss:.4f}  {size:,} bytes  {seconds * 1e3:.0f} ms", flush=True)
+        print(f"{moments:19}  loss {loss:.4f}  {size:,} bytes  {seconds * 1e3:.0f} ms", flush=True)
 
 
 if __name__ == "__main__":

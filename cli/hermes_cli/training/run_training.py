@@ -194,7 +194,7 @@ def _read_model(options: ResolvedOptions) -> dict[str, Any]:
     """The model asked for, edited by --set model.KEY; nothing for a resumed run's own."""
     from hermes import mal
 
-    edits = {k.removeprefix("model."): v for k, v in options.edits.items() if k[:6] == "model."}
+    edits = options.list_model_edits()
     continues = options.is_resumed or options["cooldown_from"]
     if continues and not options.is_given("model") and not edits:
         return {}
