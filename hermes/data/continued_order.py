@@ -2,7 +2,7 @@
 
 Where a run goes back, the samples that it leaves out stay left out, and steps take later samples
 than they would have. Weights that change at steps then change at later samples, too, so that the
-order from there on is another one. Each source goes on with the windows that it has not given yet:
+order from there on is another one. Each source continues with the windows that it has not given yet:
 those left in the block that was begun, as they would have come, and then the next ones.
 """
 
@@ -114,13 +114,13 @@ class ContinuedOrder:
         found = [self._before.find_numbers(source, before)] if before else []
         turns = self._inner.find_numbers(source, behind) if behind else range(0)
         if turns:
-            found.append(self._bound_numbers(source, turns))
+            found.append(self._find_bounds(source, turns))
         found = [one for one in found if one]
         if not found:
             return range(0)
         return range(min(one.start for one in found), max(one.stop for one in found))
 
-    def _bound_numbers(self, source: int, turns: range) -> range:
+    def _find_bounds(self, source: int, turns: range) -> range:
         """A range that has all numbers which a source gives in some turns."""
         bounds = [turns.start, turns.stop - 1]
         # Numbers fall at most where one list of what is left ends and the next begins.
