@@ -2,8 +2,8 @@
 
 Where a run goes back, the samples that it leaves out stay left out, and steps take later samples
 than they would have. Weights that change at steps then change at later samples, too, so that the
-order from there on is another one. Each source continues with the windows that it has not given yet:
-those left in the block that was begun, as they would have come, and then the next ones.
+order from there on is another one. Each source continues with the windows that it has not given
+yet: those left in the block that was begun, as they would have come, and then the next ones.
 """
 
 from collections.abc import Sequence
