@@ -46,7 +46,7 @@ def test_a_failure_is_the_last_line(folder, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(folder)
     log = tmp_path / "eval.log"
     assert run(["eval", "--checkpoint", "none", "other.txt", "--log-file", str(log)]) == 1
-    (line,) = log.read_text().splitlines()
+    *_, line = log.read_text().splitlines()
     assert re.match(rf"{STAMP}ended by \w+: none", line)
     assert run(["eval", "--checkpoint", "base", "other.txt", "--verbose", "--quiet"]) == 1
     assert "--verbose and --quiet are both given; keep one" in capfd.readouterr().err
