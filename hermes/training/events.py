@@ -232,8 +232,8 @@ def make_record(event: Recorded) -> dict[str, float]:
     if isinstance(event, Skipped | Spike | RolledBack):
         del fields["what"]
         fields.pop("total_steps", None)
-        if not fields.get("skipped", True):
-            del fields["skipped"]
+        if fields.pop("skipped", False):
+            fields["skipped"] = 1
         return fields
     others: dict[str, float] = fields.pop("others", {})
     return {key: value for key, value in fields.items() if value is not None} | others
