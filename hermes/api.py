@@ -25,6 +25,7 @@ from hermes.interface import Backend, choose_backend
 from hermes.recipe import LossScaling, OptimizerRecipe
 from hermes.spec import ModelSpec
 from hermes.stages import report_stage, show_stages
+from hermes.storage.log_file import LogFile
 from hermes.tasks.rounds import choose_rounds
 from hermes.tokenizer import SPECIAL_TOKENS, Tokenizer
 from hermes.tokenizer.training import Settings
@@ -45,11 +46,10 @@ from hermes.training.options import (
     make_row_options,
     read_recipe_fields,
 )
-from hermes.training.progress_bar import open_progress
+from hermes.training.progress_bar import describe_event, open_progress
 from hermes.training.request import RunRequest
 from hermes.training.result import ResultCollector, TrainResult
 from hermes.training.run import Run, check_output, has_checkpoint, open_run
-from hermes.training.run_log import RunLog
 from hermes.training.tracking import deliver, open_trackers
 
 __all__ = [
@@ -408,7 +408,7 @@ def run_to_end(
         progress, verbose = call["progress"] if shows else False, call["verbose"]
         log_file = Path(call["log_file"]) if host.leads and call["log_file"] else None
         with (
-            RunLog(log_file) as log,
+            LogFile(log_file) as log,
             closing(
                 open_progress(run.total_steps, run.position.step, progress, verbose=verbose)
             ) as shown,
@@ -425,7 +425,7 @@ def run_to_end(
             for event in run.train(stop):
                 collector.add(event)
                 shown.show(event)
-                log.show(event)
+                log.say(describe_event(event))
                 deliver(trackers, event)
                 report(event)
                 if uploads is not None and host.leads:

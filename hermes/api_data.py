@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hermes.arguments import convert_arguments, name_own_arguments
+from hermes.call_display import display_call
 from hermes.data.checking import CheckOptions, Findings, RunPlan, check_text
 from hermes.data.document_reader import TextFormat
 from hermes.data.prepared import Part, PreparationOptions, merge_parts, prepare_tokens
@@ -14,6 +15,7 @@ from hermes.data.prepared.manifest import read_manifest
 from hermes.data.prepared.verifying import verify_prepared
 from hermes.data.progress import PreparationProgress, report_progress
 from hermes.errors import HermesError
+from hermes.formatting import format_count, format_with_unit
 from hermes.interop.companions import read_template_settings
 from hermes.interop.hub import load_tokenizer, resolve_hub_path
 from hermes.stage_display import show_progress
@@ -45,6 +47,17 @@ class PrepareResult:
     files: int
     notes: tuple[str, ...] = ()
 
+    def describe(self, part: str | None = None) -> str:
+        """A line about it; part: the I/N that was asked for."""
+        kind = "" if self.whole else f"part {part} of "
+        files = f" from {format_count(self.files, 'files')}" if self.whole else ""
+        return (
+            f"{kind}{self.output}: {format_count(self.tokens, 'tokens')} of "
+            f"{format_count(self.documents, 'documents')}, "
+            f"{format_with_unit(self.text_bytes, 'B')} of text{files}, "
+            f"in {format_count(self.shards, 'shards')}"
+        )
+
     def __repr__(self) -> str:
         kind = "" if self.whole else "part of "
         return (
@@ -69,6 +82,9 @@ def prepare(
     workers: int | None = None,
     part: str | None = None,
     merge: bool = False,
+    verbose: bool = False,
+    quiet: bool = False,
+    log_file: str | Path | None = None,
     progress: bool | None = None,
 ) -> PrepareResult:
     """Tokenize text into a folder of shards, resuming where an earlier attempt stopped.
@@ -76,11 +92,18 @@ def prepare(
     data to max_bad_records: as in `train`. shard_size: bytes of text per shard. workers: processes
     that tokenize on a core each, None for all cores of this one; the shards are the same. part:
     'I/N' does that part alone, on any machine that sees the files, and merge=True writes the
-    manifest once all are done. progress: as in `train`. Raises HermesError of every kind; shards
-    that are finished stay.
+    manifest once all are done. verbose: a line for each stage; quiet: nothing but warnings and
+    errors; log_file: gets these lines, too, with how far it is. progress: as in `train`. Raises
+    HermesError of every kind; shards that are finished stay.
     """
     a = convert_arguments(prepare, locals())
-    with show_progress(progress):
+    with display_call(
+        f"prepare {output}",
+        progress=progress,
+        verbose=a["verbose"],
+        quiet=a["quiet"],
+        log_file=log_file,
+    ) as say:
         if a["merge"]:
             done = merge_parts(output)
         else:
@@ -101,7 +124,10 @@ def prepare(
                 workers=a["workers"],
                 part=None if part is None else Part.parse(part),
             )
-    return PrepareResult(**vars(done))
+        result = PrepareResult(**vars(done))
+        for line in (*result.notes, result.describe(part)):
+            say(line)
+    return result
 
 
 @name_own_arguments

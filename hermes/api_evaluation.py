@@ -2,13 +2,14 @@
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from hermes.arguments import convert_arguments
+from hermes.call_display import display_call
 from hermes.chat_templates.template import Template
 from hermes.data import TextFormat
 from hermes.data.dataset import count_target_bytes
@@ -47,10 +48,14 @@ class EvalResult:
         if not self.tokens:
             told = (f"{one.task} {one.metric} {one.value:.4f}" for one in self.tasks)
             return f"EvalResult({', '.join(told)})"
+        return f"EvalResult({self.describe()})"
+
+    def describe(self) -> str:
+        """A line about the text."""
+        name = f"{self.name}: " if self.name else ""
         return (
-            f"EvalResult(loss {self.val_loss:.4f} nats per token, perplexity "
-            f"{self.perplexity:,.2f}, {self.bits_per_byte:.4f} bits per byte, {self.tokens:,} "
-            "tokens)"
+            f"{name}loss {self.val_loss:.4f} nats per token, perplexity {self.perplexity:,.2f}, "
+            f"{self.bits_per_byte:.4f} bits per byte, {self.tokens:,} tokens"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -94,6 +99,9 @@ def evaluate(
     device: str | None = None,
     precision: str = "auto",
     force: bool = False,
+    verbose: bool = False,
+    quiet: bool = False,
+    log_file: str | Path | None = None,
 ) -> EvalResult:
     """The loss, perplexity and bits per byte of a model on texts, and its scores on tasks.
 
@@ -105,31 +113,51 @@ def evaluate(
     (extra `tasks`). include_path: a folder with tasks of one's own. num_fewshot: solved examples
     before each question, None for as many as the task says, which may also fix them at 0. limit:
     questions of each task; below 1 a share of them. apply_chat_template: questions are messages,
-    written with the checkpoint's chat template. Raises HermesError of every kind.
+    written with the checkpoint's chat template.
+
+    verbose: a line for each stage and result; quiet: nothing but warnings and errors; log_file:
+    gets these lines, too. Raises HermesError of every kind.
     """
     a = convert_arguments(evaluate, locals())
     names = [data] if isinstance(data, str | Path) else list(data)
     if not names and not a["tasks"]:
         raise HermesError("no data: give data=FILE, a folder or a list of files, or tasks")
+    with display_call(
+        f"eval {checkpoint}",
+        progress=False,
+        verbose=a["verbose"],
+        quiet=a["quiet"],
+        log_file=log_file,
+    ) as say:
+        return _evaluate(a, names, say)
+
+
+def _evaluate(
+    a: Mapping[str, Any], names: Sequence[str | Path], say: Callable[[str], None]
+) -> EvalResult:
+    """Evaluate as the arguments say. say: takes a line for each result."""
     asked = _choose_tasks(a)
     model = load(
-        checkpoint, backend, device, precision, config=config, tokenizer=tokenizer,
-        ignore_fields=a["ignore_fields"], eos=eos, bos=a["bos"], force=a["force"],
-        use_ema=a["use_ema"],
+        a["checkpoint"], a["backend"], a["device"], a["precision"], config=a["config"],
+        tokenizer=a["tokenizer"], ignore_fields=a["ignore_fields"], eos=a["eos"], bos=a["bos"],
+        force=a["force"], use_ema=a["use_ema"],
     )  # fmt: skip
     options = DataOptions(
-        TextFormat(text_field, format, documents, no_header),
-        a["max_bad_records"] if skip_bad_records else None,
-        Path(cache_dir) if cache_dir else None,
-        tell=lambda line: warnings.warn(line, stacklevel=3),
+        TextFormat(a["text_field"], a["format"], a["documents"], a["no_header"]),
+        a["max_bad_records"] if a["skip_bad_records"] else None,
+        Path(a["cache_dir"]) if a["cache_dir"] else None,
+        tell=lambda line: warnings.warn(line, stacklevel=5),
         force=a["force"],
     )
     found = EvalResult()
     if names:
         length = _find_seq_len(model) if a["seq_len"] is None else a["seq_len"]
-        found = _evaluate_texts(model, list(map(str, names)), options, length, a["batch_size"])
+        texts = [str(name) for name in names]
+        found = _evaluate_texts(model, texts, options, length, a["batch_size"], say)
     if asked is not None:
         found = replace(found, tasks=evaluate_tasks(model, asked, a["batch_size"]))
+        for one in found.tasks:
+            say(f"{one.task} {one.metric}: {one.value:.4f}")
     return found
 
 
@@ -171,7 +199,12 @@ def _open_template(a: Mapping[str, Any]) -> Template:
 
 
 def _evaluate_texts(
-    model: Model, names: Sequence[str], options: DataOptions, seq_len: int, batch_size: int
+    model: Model,
+    names: Sequence[str],
+    options: DataOptions,
+    seq_len: int,
+    batch_size: int,
+    say: Callable[[str], None],
 ) -> EvalResult:
     with ExitStack() as stack:
         # All are opened before the first is evaluated, so that a wrong name costs no time.
@@ -184,10 +217,11 @@ def _evaluate_texts(
                     f"{name} has {len(stream.tokens)} token; there is nothing to predict"
                 )
         found = []
-        for number, stream in enumerate(streams, start=1):
+        for number, (name, stream) in enumerate(zip(names, streams, strict=True), start=1):
             which = f" {number} of {len(names)}" if len(names) > 1 else ""
             stage = f"evaluating{which}, tokens"
             found.append(_evaluate_stream(model, stream, seq_len, batch_size, stage))
+            say(_make_result(found[-1], name).describe())
     files = tuple(map(_make_result, found, names)) if len(names) > 1 else ()
     return _make_result(add_up(found), "", files)
 

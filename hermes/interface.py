@@ -183,7 +183,8 @@ class Batch:
     (A, B, T): None, or the weight of each target in the loss, which is divided by their sum; of
     pairs (A, B), the same for both rows of a pair. sources (A, B): None, or which of a mixture's
     sources each row is from; a step then reports the rows' log-probabilities. Not with pairs or
-    weights. measures_noise: whether a step reports its first_norm.
+    weights. measures_noise: whether a step reports its first_norm. loss_limit: a number of float32;
+    a step whose loss is above it is not applied. None where all are, and it is not reported.
     """
 
     tokens: NDArray[np.int32]
@@ -195,6 +196,7 @@ class Batch:
     weights: NDArray[np.float32] | None = None
     sources: NDArray[np.int32] | None = None
     measures_noise: bool = False
+    loss_limit: float | None = None
 
     @property
     def counts(self) -> LossCounts:
@@ -260,7 +262,8 @@ class StepReport:
     targets, (A, B), by np.asarray; of this rank's rows alone. loss_scale: what the loss was
     multiplied by for the gradients, under float16; loss and grad_norm are without it. first_norm:
     of a batch that measures noise and has several micro-batches, the norm of what the first of them
-    adds to the gradient; of this rank's own, and without the loss scale.
+    adds to the gradient; of this rank's own, and without the loss scale. applied: of a batch with a
+    loss_limit, 1 where the update was applied, and 0 where it was not.
     """
 
     step: int
@@ -269,6 +272,7 @@ class StepReport:
     row_logprobs: ArrayLike | None = None
     loss_scale: SupportsFloat | None = None
     first_norm: SupportsFloat | None = None
+    applied: SupportsFloat | None = None
 
 
 @dataclass(frozen=True)

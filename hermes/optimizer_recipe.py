@@ -21,12 +21,15 @@ __all__ = [
 
 OPTIMIZERS = ("adamw", "muon", "normuon", "lion", "adafactor")
 MUON_SCALES = ("match_rms_adamw", "original")
-MOMENT_TYPES = ("float32", "bfloat16", "float8")
+STOCHASTIC = "bfloat16-stochastic"
+BFLOAT16_MOMENTS = ("bfloat16", STOCHASTIC)
+MOMENT_TYPES = ("float32", *BFLOAT16_MOMENTS, "float8")
 # With 8 bits, a number rounds to itself where less than 2^-9 of it is added. A step adds 1 - beta2
 # of how far the square of the gradient is from the moment, so at 0.99 this is lost only within a
 # fifth of it, and at 0.999 the moment would never fall. With float8 nothing is lost on average, but
-# what a step rounds at random stays for 1 / (1 - beta2) steps.
-MOST_BETA2_OF_SHORT = 0.99
+# what a step rounds at random stays for 1 / (1 - beta2) steps. So it is with stochastic rounding to
+# bfloat16, whose steps are 16 times as fine: at 0.999 a moment is off by 4 % of itself.
+MOST_BETA2 = {"bfloat16": 0.99, STOCHASTIC: 0.999, "float8": 0.99}
 # Settings that only some optimizers have; the others are every optimizer's.
 _ADAM = ("beta1", "beta2", "eps")
 _OWN_SETTINGS = {
@@ -58,7 +61,8 @@ class OptimizerRecipe:
     correction; beta1 and beta2 of lion, too; beta2 and eps of normuon's rows. momentum, nesterov:
     of muon and normuon. muon_scale: what an orthogonalized step is multiplied by, match_rms_adamw
     or original. moments: the type in which exp_avg and exp_avg_sq are kept, float32 (float64 under
-    precision float64), bfloat16 or float8. Formulas and sources: specs/numerics.md.
+    precision float64), bfloat16, bfloat16-stochastic or float8. Formulas and sources:
+    specs/numerics.md.
     """
 
     name: str = "adamw"
@@ -86,15 +90,19 @@ class OptimizerRecipe:
         types = f"one of {', '.join(MOMENT_TYPES)}"
         require(self.moments in MOMENT_TYPES, "optimizer.moments", self.moments, types)
         uses_beta2 = self.name != "adafactor"
-        if self.moments != "float32" and uses_beta2 and self.beta2 > MOST_BETA2_OF_SHORT:
+        most = MOST_BETA2.get(self.moments, 1.0)
+        if uses_beta2 and self.beta2 > most:
             lost = (
                 "would lose what a step adds to it"
                 if self.moments == "bfloat16"
                 else "would gather the rounding of many steps"
             )
+            other = (
+                f" {STOCHASTIC} or" if self.moments != STOCHASTIC and self.beta2 <= 0.999 else ""
+            )
             raise HermesError(
                 f"optimizer.beta2 is {self.beta2:g}: a moment in {self.moments} {lost}; choose at "
-                f"most {MOST_BETA2_OF_SHORT:g}, or float32 moments"
+                f"most {most:g}, or{other} float32 moments"
             )
         for one in fields(self):
             if has_meaning(one.name, self.name) or getattr(self, one.name) == one.default:

@@ -14,7 +14,9 @@ __all__ = [
     "ShowHeading",
     "ShowStage",
     "get_last_report",
+    "get_stage_display",
     "has_display",
+    "hide_stages",
     "report_heading",
     "report_stage",
     "show_headings",
@@ -65,6 +67,11 @@ def has_display() -> bool:
     return _SHOW.get() is not _show_nothing
 
 
+def get_stage_display() -> ShowStage:
+    """What shows the stages that are reported here."""
+    return _SHOW.get()
+
+
 @contextmanager
 def show_stages(show: ShowStage) -> Iterator[None]:
     """A block in which `show` is called with each stage."""
@@ -73,6 +80,17 @@ def show_stages(show: ShowStage) -> Iterator[None]:
         yield
     finally:
         _SHOW.reset(token)
+
+
+@contextmanager
+def hide_stages() -> Iterator[None]:
+    """A block whose stages are not shown; what would show them still hears that something goes on.
+
+    It may have something to say to that: a command looks there whether a signal came.
+    """
+    around = get_stage_display()
+    with show_stages(lambda what, done, total, *facts: around("", 0, 0)):
+        yield
 
 
 def report_heading(line: str) -> None:

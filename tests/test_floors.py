@@ -18,7 +18,7 @@ FLOORS = {
         {"spec", "recipe", "distributed"},
         {"mal", "interface", "options"},
         {"storage", "numerics"},
-        {"checkpoint", "tokenizer", "model_info", "evaluation", "tracking"},
+        {"call_display", "checkpoint", "tokenizer", "model_info", "evaluation", "tracking"},
         {"chat_templates"},
         {"data", "inference", "interop"},
         {"model", "training"},

@@ -221,19 +221,23 @@ class Learner(Model):
             loss, grads, rows = self._accumulate(batch)
             scalars = optimizer.compute_scalars(lr, step)
             scaling = self._scaling
-            self._params, optimizer.kept, norm, self._scaling = self._update(
-                self._params, optimizer.kept, grads, loss, scalars, scaling
+            limit = None
+            if batch.loss_limit is not None:
+                limit = runtime.to_device(np.float64(batch.loss_limit), runtime.master)
+            self._params, optimizer.kept, norm, self._scaling, applied = self._update(
+                self._params, optimizer.kept, grads, loss, scalars, scaling, limit
             )
             runtime.set_parameters(self._params)
             # The host prepares this step while the device runs the one before, and no further:
             # queued steps would hold their activations and batches.
             if self._last_loss is not None:
                 mx.eval(self._last_loss)
-            mx.async_eval(loss, norm, self._params, optimizer.kept, self._scaling)
+            mx.async_eval(loss, norm, self._params, optimizer.kept, self._scaling, applied)
         self._last_loss, self._steps_done = loss, step
         scale = scaling and LazyScalar(scaling[0])
         first = None if self._first_norm is None else LazyScalar(self._first_norm)
-        return StepReport(step, LazyScalar(loss), LazyScalar(norm), rows, scale, first)
+        applied = None if applied is None else LazyScalar(applied)
+        return StepReport(step, LazyScalar(loss), LazyScalar(norm), rows, scale, first, applied)
 
     @contextlib.contextmanager
     def use_average(self) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""Moments in 8 bits, operation for operation those of hermes_numpy/moment_format.py."""
+"""Moments rounded at random, operation for operation those of hermes_numpy/moment_format.py."""
 
 import mlx.core as mx
 from mlx.core import array as Array
@@ -7,6 +7,19 @@ from hermes.numerics.moment_format import BLOCK, MomentFormat
 from hermes_mlx.context import lowbias32
 
 MANTISSA = 20  # bits of a float32's mantissa that a code does not have
+
+
+def draw_element_bits(x: Array, key: Array) -> Array:
+    """The random bits of each element of a tensor, uint32, from the key of its rounding, ()."""
+    element = mx.arange(x.size, dtype=mx.uint32).reshape(x.shape)
+    return lowbias32((element * mx.array(0x9E3779B9, mx.uint32)) ^ key)
+
+
+def round_stochastically(x: Array, key: Array) -> Array:
+    """x in bfloat16, up or down at random, by hermes_numpy/moment_format.py. (...) -> same."""
+    x = x.astype(mx.float32)
+    bits = x.view(mx.uint32) + (draw_element_bits(x, key) >> 16)
+    return (bits & mx.array(0xFFFF0000, mx.uint32)).view(mx.float32).astype(mx.bfloat16)
 
 
 def encode_moments(x: Array, form: MomentFormat, key: Array) -> tuple[Array, Array]:
@@ -22,8 +35,7 @@ def encode_moments(x: Array, form: MomentFormat, key: Array) -> tuple[Array, Arr
     exponents = mx.clip((largest.view(mx.int32) + (2**MANTISSA - 1)) >> 23, 1, 254)
     scale = (exponents << 23).view(mx.float32)
     y = size / mx.repeat(scale, BLOCK, axis=1)[:, :columns]
-    element = mx.arange(x.size, dtype=mx.uint32).reshape(rows, columns)
-    bits = lowbias32((element * mx.array(0x9E3779B9, mx.uint32)) ^ key)
+    bits = draw_element_bits(x, key)
     high = (y.view(mx.int32) + (bits >> 12).astype(mx.int32)) >> MANTISSA
     t = y / form.unit
     low = mx.floor(t)

@@ -24,6 +24,11 @@ def clip_scale(norm: Array, bound: float) -> Array:
     return mx.minimum(bound / (norm + 1e-6), 1.0) if bound else mx.ones_like(norm)
 
 
+def is_applied(finite: Array, loss: Array, limit: Array | None) -> Array:
+    """Whether a step changes anything: it is `finite`, and its loss at most the limit. () -> ()."""
+    return finite if limit is None else finite & (loss <= limit)
+
+
 def adamw(
     p: Array,
     g: Array,

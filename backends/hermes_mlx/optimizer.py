@@ -16,13 +16,13 @@ from hermes.numerics.update_rules import (
     compute_decay_of_squares,
     is_coded_slot,
     is_short_slot,
-    list_coded_moments,
+    list_keyed_moments,
     list_state_shapes,
 )
 from hermes.recipe import Recipe
 from hermes_mlx.loss_scale import Scaling, update_loss_scale
-from hermes_mlx.moment_format import decode_moments, encode_moments
-from hermes_mlx.optim import adamw, clip_scale, global_norm
+from hermes_mlx.moment_format import decode_moments, encode_moments, round_stochastically
+from hermes_mlx.optim import adamw, clip_scale, global_norm, is_applied
 from hermes_mlx.runtime import Runtime
 from hermes_mlx.update_rules import average_weights, compute_step
 
@@ -38,7 +38,7 @@ class Optimizer:
         self._runtime, self._recipe = runtime, recipe
         self._rules = choose_update_rules(runtime.spec, recipe)
         shapes_by_slot = list_state_shapes(runtime.spec, recipe)
-        self._coded = list_coded_moments(shapes_by_slot, recipe)
+        self._keyed = list_keyed_moments(shapes_by_slot, recipe)
         self.kept: Kept = {
             slot: self._load(slot, state.slots.get(slot, {}), shapes, params)
             for slot, shapes in shapes_by_slot.items()
@@ -77,8 +77,8 @@ class Optimizer:
             compute_decay_of_squares(step),
         )
         scalars = [runtime.to_device(np.float64(value), runtime.master) for value in values]
-        if self._coded:
-            keys = compute_rounding_keys(self._recipe.seed, step, self._coded)
+        if self._keyed:
+            keys = compute_rounding_keys(self._recipe.seed, step, self._keyed)
             scalars.append(runtime.to_device(keys, mx.uint32))
         return scalars
 
@@ -90,18 +90,21 @@ class Optimizer:
         loss: Array,
         scalars: Sequence[Array],
         scaling: Scaling | None,
-    ) -> tuple[Arrays, Kept, Array, Scaling | None]:
+        limit: Array | None,
+    ) -> tuple[Arrays, Kept, Array, Scaling | None, Array | None]:
         """Clip and update: new params and what is kept, the norm before clipping, the loss scale.
 
-        Nothing changes where loss or norm is not finite. That is chosen element by element, not by
-        an if: reading the norm would make the host wait, and a compiled function cannot.
+        And whether it was applied, where the loss has a `limit`, a (). Nothing changes where loss
+        or norm is not finite, or the loss above the limit. That is chosen element by element, not
+        by an if: reading the norm would make the host wait, and a compiled function cannot.
         """
         norm = global_norm(grads.values())
         scale = clip_scale(norm, self._recipe.grad_clip)
         finite = mx.isfinite(norm) & mx.isfinite(loss)
+        applied = is_applied(finite, loss, limit)
         new_params: Arrays = {}
         new_kept: Kept = {slot: {} for slot in kept}
-        numbers = {moment: index for index, moment in enumerate(self._coded)}
+        numbers = {moment: index for index, moment in enumerate(self._keyed)}
         for name, rule in self._rules.items():
             stored = {slot: held[name] for slot, held in kept.items() if name in held}
             # Moments in a shorter type are computed in that of the weights, and rounded at the end.
@@ -111,17 +114,23 @@ class Optimizer:
             p, after = _update_tensor(params[name], scale * grads[name], before, scalars, rule)
             if EMA in before:
                 after[EMA] = average_weights(before[EMA], p, self._recipe.ema)
-            new_params[name] = mx.where(finite, p, params[name])
+            new_params[name] = mx.where(applied, p, params[name])
             for slot, value in after.items():
-                new = mx.where(finite, value, before[slot])
+                new = mx.where(applied, value, before[slot])
                 if (slot, name) in numbers:
                     key = scalars[4][numbers[slot, name]]
-                    new_kept[slot][name] = encode_moments(new, FORMATS[slot], key)
+                    new_kept[slot][name] = self._round(slot, new, key)
                 else:
                     new_kept[slot][name] = new.astype(stored[slot].dtype)
         if scaling is not None:
             scaling = update_loss_scale(*scaling, finite, self._recipe.loss_scaling)
-        return new_params, new_kept, norm, scaling
+        return new_params, new_kept, norm, scaling, None if limit is None else applied
+
+    def _round(self, slot: str, value: Array, key: Array) -> Any:
+        """What is kept of a moment that is rounded at random, by the key of this step."""
+        if is_coded_slot(slot, self._recipe):
+            return encode_moments(value, FORMATS[slot], key)
+        return round_stochastically(value, key)
 
     def copy_slots(self) -> Mapping[str, Tensors]:
         """What is kept, by slot; each tensor is copied when it is read."""

@@ -1,4 +1,4 @@
-"""Moments in 8 bits, as hermes.numerics.moment_format describes them, rounded at random."""
+"""Moments in 8 bits, as hermes.numerics.moment_format has them, or 16, rounded at random."""
 
 import numpy as np
 from numpy import ndarray as Array
@@ -7,6 +7,24 @@ from hermes.numerics.moment_format import BLOCK, FORMATS, MomentFormat, count_bl
 from hermes.numerics.randomness import lowbias32
 
 MANTISSA = 20  # bits of a float32's mantissa that a code does not have
+
+
+def draw_element_bits(x: Array, key: int) -> Array:
+    """The random bits of each element of a tensor, uint32, from the key of its rounding."""
+    element = np.arange(x.size, dtype=np.uint32).reshape(x.shape)
+    return lowbias32((element * np.uint32(0x9E3779B9)) ^ np.uint32(key))
+
+
+def round_stochastically(x: Array, key: int) -> Array:
+    """x with 8 significant bits, as bfloat16 has them, in float64. (...) -> same.
+
+    Of the two neighbours it is the one farther from 0 with the probability of how near that is: the
+    16 bits that are cut, plus 16 random ones, carry or do not. What has 8 bits keeps them.
+    Source: Gupta et al. 2015, arXiv:1502.02551, section 3.
+    """
+    x = np.asarray(x, np.float32)
+    bits = x.view(np.uint32) + (draw_element_bits(x, key) >> np.uint32(16))
+    return (bits & np.uint32(0xFFFF0000)).view(np.float32).astype(np.float64)
 
 
 def encode_moments(x: Array, form: MomentFormat, key: int) -> tuple[Array, Array]:
@@ -29,8 +47,7 @@ def encode_moments(x: Array, form: MomentFormat, key: int) -> tuple[Array, Array
     exponents = np.clip((largest.view(np.int32) + (2**MANTISSA - 1)) >> 23, 1, 254)
     scale = (exponents << 23).astype(np.int32).view(np.float32)
     y = np.abs(x) / np.repeat(scale, BLOCK, 1)[:, :columns]
-    element = np.arange(x.size, dtype=np.uint32).reshape(x.shape)
-    bits = lowbias32((element * np.uint32(0x9E3779B9)) ^ np.uint32(key))
+    bits = draw_element_bits(x, key)
     high = (y.view(np.int32) + (bits >> np.uint32(12)).astype(np.int32)) >> MANTISSA
     t = y / np.float32(form.unit)
     low = np.floor(t)

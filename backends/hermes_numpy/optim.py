@@ -14,6 +14,11 @@ def clip_scale(norm: float, bound: float) -> float:
     return min(1.0, bound / (norm + 1e-6)) if bound else 1.0
 
 
+def is_applied(loss: float, norm: float, limit: float | None) -> bool:
+    """Whether a step changes anything: loss and norm are finite, and the loss at most the limit."""
+    return bool(np.isfinite(loss) and np.isfinite(norm)) and (limit is None or loss <= limit)
+
+
 def adamw(
     p: Array,
     g: Array,

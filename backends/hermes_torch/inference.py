@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor as Array
 
-from hermes.errors import HermesError, Unsupported
+from hermes.errors import HermesError
 from hermes.interface import Batch, LazyTensors, check_tokens
 from hermes.numerics.row_layout import find_windows
 from hermes_torch.cache import KVCache
@@ -109,20 +109,14 @@ class Model:
 
     def decoder(self, batch_size: int, capacity: int) -> "Decoder":
         """An empty KV cache for rows of at most `capacity` tokens."""
-        if self.runtime.shards:
-            raise Unsupported("a model that is split writes no text; load its checkpoint for that")
         return Decoder(self.runtime, batch_size, capacity)
 
     def row_decoder(self, rows: int, capacity: int) -> RowDecoder:
         """A KV cache for rows that begin, advance and end each by itself."""
-        if self.runtime.shards:
-            raise Unsupported("a model that is split writes no text; load its checkpoint for that")
         return RowDecoder(self.runtime, rows, capacity)
 
     def invariant_row_decoder(self, rows: int, capacity: int) -> RowDecoder:
         """A row_decoder of which a row's bits do not depend on the others."""
-        if self.runtime.shards:
-            raise Unsupported("a model that is split writes no text; load its checkpoint for that")
         return InvariantRowDecoder(self.runtime, rows, capacity)
 
     def params(self) -> LazyTensors:
@@ -161,7 +155,6 @@ class Decoder:
         runtime, ctx = self._runtime, self._runtime.make_context(self._cache)
         with runtime.apply_options():
             runtime.tables.prepare(self._capacity)
-            x = runtime.module.model(runtime.to_device(tokens), ctx)[:, -1]
-            logits = runtime.module.compute_logits(x)
+            logits = runtime.compute_last_logits(runtime.to_device(tokens), ctx)
         self._cache.length = length
-        return runtime.to_numpy(logits)
+        return logits

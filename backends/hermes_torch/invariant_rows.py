@@ -120,7 +120,7 @@ class InvariantRowDecoder(RowDecoder):
         with runtime.apply_options():
             self._cache.begin(current, runtime.device)
             ctx = InvariantContext(runtime.tables, runtime.dtype, self._cache, len(tokens))
-            x = runtime.module.model(runtime.to_device(tokens), runtime.use_context(ctx))[:, -1]
-            logits = runtime.to_numpy(runtime.module.compute_logits(x))  # (size, V)
+            runtime.use_context(ctx)
+            logits = runtime.compute_last_logits(runtime.to_device(tokens), ctx)  # (size, V)
         self._layout.finish(current)
         return logits[: len(rows)]

@@ -24,7 +24,7 @@ from hermes_torch.compiler import compile_function, warn_compiler_failed
 from hermes_torch.inference import Model
 from hermes_torch.loss_scale import LossScaler
 from hermes_torch.objective import LazyRows, Objective
-from hermes_torch.optim import clip_scale, global_norm
+from hermes_torch.optim import clip_scale, global_norm, is_applied
 from hermes_torch.optimizer import Optimizer, get_grad
 from hermes_torch.runtime import Runtime
 
@@ -251,13 +251,16 @@ class Learner(Model):
                     torch._foreach_mul_(local_grads, clip_scale(norm, self._recipe.grad_clip))
                 finite = torch.isfinite(norm) & torch.isfinite(loss)
                 self._steps_done += 1
-                self._optimizer.update(lr, self._steps_done, finite)
+                applied = is_applied(finite, loss, batch.loss_limit)
+                self._optimizer.update(lr, self._steps_done, applied)
                 scale = None
                 if self._scaler is not None:
                     scale = self._scaler.scale
                     self._scaler.update(finite)
             self._clear_grads()
-            return StepReport(self._steps_done, loss, norm, rows, scale, self._first_norm)
+            told = None if batch.loss_limit is None else applied
+            first = self._first_norm
+            return StepReport(self._steps_done, loss, norm, rows, scale, first, told)
 
     def _expect_compiling(self, batch: Batch) -> contextlib.AbstractContextManager:
         """A context in which peers may be silent for long, for a batch of a shape that is new."""

@@ -1,4 +1,4 @@
-"""Moments in 8 bits, operation for operation those of hermes_numpy/moment_format.py."""
+"""Moments rounded at random, operation for operation those of hermes_numpy/moment_format.py."""
 
 from dataclasses import dataclass
 
@@ -10,6 +10,23 @@ from hermes_torch.context import as_int32, lowbias32
 from hermes_torch.optim import split_rows
 
 MANTISSA = 20  # bits of a float32's mantissa that a code does not have
+
+
+def draw_element_bits(x: Array, key: int, first: int = 0) -> Array:
+    """The random bits of each element of a tensor, int32, from the key of its rounding.
+
+    first: number of x's first element in the whole tensor, of which x may be some rows.
+    """
+    element = torch.arange(x.numel(), dtype=torch.int32, device=x.device).reshape(x.shape)
+    element = element + as_int32(first % 2**32)
+    return lowbias32((element * as_int32(0x9E3779B9)) ^ as_int32(key))
+
+
+def round_stochastically(x: Array, key: int, first: int = 0) -> Array:
+    """x in bfloat16, up or down at random, by hermes_numpy/moment_format.py. (...) -> same."""
+    x = x.to(torch.float32).contiguous()
+    bits = x.view(torch.int32) + ((draw_element_bits(x, key, first) >> 16) & 0xFFFF)
+    return (bits & -0x10000).view(torch.float32).to(torch.bfloat16)
 
 
 def encode_moments(x: Array, form: MomentFormat, key: int, first: int = 0) -> tuple[Array, Array]:
@@ -25,9 +42,7 @@ def encode_moments(x: Array, form: MomentFormat, key: int, first: int = 0) -> tu
     exponents = ((largest.view(torch.int32) + (2**MANTISSA - 1)) >> 23).clamp(1, 254)
     scale = (exponents << 23).view(torch.float32)
     y = size / scale.repeat_interleave(BLOCK, 1)[:, :columns]
-    element = torch.arange(x.numel(), dtype=torch.int32, device=x.device).reshape(rows, columns)
-    element = element + as_int32(first % 2**32)
-    bits = lowbias32((element * as_int32(0x9E3779B9)) ^ as_int32(key))
+    bits = draw_element_bits(x, key, first)
     high = (y.view(torch.int32) + ((bits >> 12) & 0xFFFFF)) >> MANTISSA
     t = y / form.unit
     low = t.floor()
@@ -85,3 +100,29 @@ class ShortMoment:
         """A sum of the codes and exponents, int64. -> ()."""
         codes, exponents = self.codes.sum(dtype=torch.int64), self.exponents.sum(dtype=torch.int64)
         return codes + 65537 * exponents
+
+
+@dataclass
+class StochasticMoment:
+    """A moment of a tensor in bfloat16 that is rounded at random, or this process's rows of it.
+
+    first: number of its first element in the whole tensor.
+    """
+
+    values: Array
+    first: int = 0
+
+    def read(self, dtype: torch.dtype) -> Array:
+        """The numbers."""
+        return self.values.to(dtype)
+
+    def write(self, x: Array, key: int) -> None:
+        """Keep other numbers, rounded by the key of this step."""
+        self.values = round_stochastically(x, key, self.first)
+
+    def compute_digest(self) -> Array:
+        """A sum of the words, int64. -> ()."""
+        return self.values.view(torch.int16).sum(dtype=torch.int64)
+
+
+KeyedMoment = ShortMoment | StochasticMoment

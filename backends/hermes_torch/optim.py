@@ -44,6 +44,11 @@ def clip_scale(norm: Array, bound: float) -> Array:
     return (bound / (norm + 1e-6)).clamp(max=1.0)
 
 
+def is_applied(finite: Array, loss: Array, limit: float | None) -> Array:
+    """Whether a step changes anything: it is `finite`, and its loss at most the limit. () -> ()."""
+    return finite if limit is None else finite & (loss <= limit)
+
+
 def adamw(
     p: Array,
     g: Array,
@@ -74,23 +79,23 @@ def update_exact(
     step: int,
     decay: float,
     rule: OptimizerRecipe,
-    finite: Array,
+    applied: Array,
 ) -> None:
-    """Apply adamw to each parameter in place; unless `finite`, a bool (), nothing changes.
+    """Apply adamw to each parameter in place; unless `applied`, a bool (), nothing changes.
 
     Moments in a shorter type are computed in that of p, and rounded at the end.
     """
     for parameter in group:
         for rows in split_rows(*parameter):
-            _update_rows(rows, lr=lr, step=step, decay=decay, rule=rule, finite=finite)
+            _update_rows(rows, lr=lr, step=step, decay=decay, rule=rule, applied=applied)
 
 
-def _update_rows(rows: Sequence[Array], *, finite: Array, **settings: Any) -> None:
+def _update_rows(rows: Sequence[Array], *, applied: Array, **settings: Any) -> None:
     """update_exact of some rows of one tensor: a function, whose arrays end with it."""
     p, g, m, v = rows
     new_values = adamw(p, g, m.to(p.dtype), v.to(p.dtype), **settings)
     for old, new in zip((p, m, v), new_values, strict=True):
-        old.copy_(torch.where(finite, new, old.to(new.dtype)))
+        old.copy_(torch.where(applied, new, old.to(new.dtype)))
 
 
 def update_fused(
@@ -100,7 +105,7 @@ def update_fused(
     step: int,
     decay: float,
     rule: OptimizerRecipe,
-    finite: Array,
+    applied: Array,
 ) -> None:
     """update_exact by torch's fused kernel.
 
@@ -119,7 +124,7 @@ def update_fused(
         [],
         list(steps),
         fused=True,
-        found_inf=(~finite).float(),  # what a gradient scaler passes: 1 makes the step a no-op
+        found_inf=(~applied).float(),  # what a gradient scaler passes: 1 makes the step a no-op
         amsgrad=False,
         beta1=rule.beta1,
         beta2=rule.beta2,

@@ -16,12 +16,13 @@ from hermes.numerics.update_rules import (
     choose_update_rules,
     group_by_rule,
     is_coded_slot,
+    is_keyed_slot,
     is_short_slot,
-    list_coded_moments,
+    list_keyed_moments,
     list_state_shapes,
 )
 from hermes.recipe import Recipe
-from hermes_torch.moment_format import ShortMoment
+from hermes_torch.moment_format import KeyedMoment, ShortMoment, StochasticMoment
 from hermes_torch.optim import update_exact, update_fused
 from hermes_torch.runtime import Runtime
 from hermes_torch.update_rules import update_average, update_by_rule
@@ -42,7 +43,7 @@ class Optimizer:
         self.names = sorted(rules, key=lambda name: not rules[name].decay)
         self._groups = group_by_rule(self.names, rules)
         self._shapes = list_state_shapes(runtime.spec, recipe)
-        self._coded = list_coded_moments(self._shapes, recipe)
+        self._keyed = list_keyed_moments(self._shapes, recipe)
         self.kept: dict[str, dict[str, Any]] = {name: {} for name in rules}
         for slot, shapes in self._shapes.items():
             held = state.slots.get(slot, {})
@@ -50,7 +51,7 @@ class Optimizer:
                 kept = self._load(slot, held, name, shape)
                 short = is_short_slot(slot, recipe)
                 self.kept[name][slot] = kept.to(torch.bfloat16) if short else kept
-                if is_coded_slot(slot, recipe):
+                if is_keyed_slot(slot, recipe):
                     self.kept[name][slot] = self._encode(slot, name, kept)
         exact = runtime.options.exact or runtime.dtype == torch.float64
         # The fused kernel computes in the moments' type.
@@ -68,30 +69,32 @@ class Optimizer:
             return torch.zeros_like(p, requires_grad=False)
         return torch.zeros(shape, dtype=p.dtype, device=p.device)
 
-    def _encode(self, slot: str, name: str, values: Array) -> ShortMoment:
-        """Keep in 8 bits what the state has, which came from there and so has codes of its own."""
+    def _encode(self, slot: str, name: str, values: Array) -> KeyedMoment:
+        """Keep in fewer bits what the state has, which came from there and so loses nothing."""
         shards, p = self._runtime.shards, self._tensors[name]
         first = shards.find_first_row(p) * p.shape[-1] if shards and p.ndim > 1 else 0
         empty = torch.empty(0, dtype=torch.uint8)
-        moment = ShortMoment(empty, empty, FORMATS[slot], first)
+        moment: KeyedMoment = StochasticMoment(empty, first)
+        if is_coded_slot(slot, self._recipe):
+            moment = ShortMoment(empty, empty, FORMATS[slot], first)
         moment.write(self._runtime.to_local(values), 0)
         return moment
 
     def _decode(self, name: str, slot: str) -> Array:
-        """What is in a slot, in the type of the weights where it has 8 bits."""
+        """What is in a slot, in the type of the weights where it is rounded at random."""
         kept, p = self.kept[name][slot], self._tensors[name]
-        if not isinstance(kept, ShortMoment):
+        if not isinstance(kept, KeyedMoment):
             return kept
         local, shards = kept.read(p.dtype), self._runtime.shards
         return shards.join_like(local, p) if shards else local
 
     @contextmanager
     def _open(self, name: str, keys: Mapping[tuple[str, str], int]) -> Iterator[dict[str, Array]]:
-        """A tensor's slots to be changed in place; those of 8 bits are encoded at the end."""
+        """A tensor's slots to be changed in place; those rounded at random are so at the end."""
         held = {slot: self._decode(name, slot) for slot in self.kept[name]}
         yield held
         for slot, kept in self.kept[name].items():
-            if isinstance(kept, ShortMoment):
+            if isinstance(kept, KeyedMoment):
                 kept.write(self._runtime.to_local(held[slot]), keys[slot, name])
 
     @property
@@ -99,20 +102,20 @@ class Optimizer:
         """The gradients, in the order of `names`."""
         return [get_grad(self._tensors[name]) for name in self.names]
 
-    def update(self, lr: float, step: int, finite: Array) -> None:
-        """Take the step, counted from 1, unless it is not `finite`, a bool ()."""
-        keys = compute_rounding_keys(self._recipe.seed, step, self._coded)
-        by_tensor = dict(zip(self._coded, keys.tolist(), strict=True))
+    def update(self, lr: float, step: int, applied: Array) -> None:
+        """Take the step, counted from 1, where it is `applied`, a bool ()."""
+        keys = compute_rounding_keys(self._recipe.seed, step, self._keyed)
+        by_tensor = dict(zip(self._keyed, keys.tolist(), strict=True))
         for rule, names in self._groups.items():
             rate = lr * rule.lr_scale
-            if not self._coded:
-                self._update_group(rule, names, self.kept, rate, step, finite)
+            if not self._keyed:
+                self._update_group(rule, names, self.kept, rate, step, applied)
                 continue
             for name in names:  # one by one, as each is wide for a while
                 with self._open(name, by_tensor) as held:
-                    self._update_group(rule, [name], {name: held}, rate, step, finite)
+                    self._update_group(rule, [name], {name: held}, rate, step, applied)
         if self._recipe.ema:
-            self._average(finite)
+            self._average(applied)
 
     def _update_group(
         self,
@@ -121,7 +124,7 @@ class Optimizer:
         kept: Mapping[str, Mapping[str, Array]],
         lr: float,
         step: int,
-        finite: Array,
+        applied: Array,
     ) -> None:
         """Update tensors of one rule, and what is kept of each, by name and slot."""
         to_local, tensors = self._runtime.to_local, self._tensors
@@ -137,7 +140,7 @@ class Optimizer:
             ]
             decay = float(rule.decay)
             self._update_adamw(
-                group, lr=lr, step=step, decay=decay, rule=rule.recipe, finite=finite
+                group, lr=lr, step=step, decay=decay, rule=rule.recipe, applied=applied
             )
             return
         # Lion's steps are of single numbers, so that a shard of a tensor is enough for its own.
@@ -147,14 +150,16 @@ class Optimizer:
             if shards is None:
                 grad, held = to_local(grad), {slot: to_local(x) for slot, x in held.items()}
             p = to_local(tensors[name])
-            update_by_rule(p, grad, held, lr=lr, step=step, rule=rule, finite=finite, shards=shards)
+            update_by_rule(
+                p, grad, held, lr=lr, step=step, rule=rule, applied=applied, shards=shards
+            )
 
-    def _average(self, finite: Array) -> None:
+    def _average(self, applied: Array) -> None:
         """Move the average of the weights towards them."""
         to_local = self._runtime.to_local
         for name in self.names:
             e, p = to_local(self.kept[name][EMA]), to_local(self._tensors[name])
-            update_average(e, p, self._recipe.ema, finite)
+            update_average(e, p, self._recipe.ema, applied)
 
     @torch.no_grad()
     def swap_average(self) -> None:
@@ -177,7 +182,7 @@ class Optimizer:
             own = torch.zeros((), dtype=torch.int64, device=p.device)
             others = own.clone()
             for k, x in enumerate((p, *self.kept.get(name, {}).values()), 1):
-                if isinstance(x, ShortMoment):
+                if isinstance(x, KeyedMoment):
                     own += k * x.compute_digest()
                     continue
                 local = self._runtime.to_local(x)

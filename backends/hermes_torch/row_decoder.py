@@ -1,6 +1,6 @@
 """Decoding of rows that begin, advance and end each by itself."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -32,6 +32,9 @@ class RowContext(Context):
         }
         self._window: int | None = None  # of the layer whose keys were updated last
         self._angles: dict[tuple[Rope, int], tuple[Array, Array]] = {}
+
+    def prepare_masks(self, attentions: Iterable[AttentionSpec], T: int) -> None:
+        """Nothing: each layer's mask follows from the keys that its cache has kept."""
 
     def angles(self, spec: AttentionSpec, T: int) -> tuple[Array, Array]:
         """Cosine and sine of RoPE's angles for each token and pair. (B, T, R/2)"""
@@ -154,9 +157,7 @@ class RowDecoder:
         with runtime.apply_options():
             self._cache.begin(current, runtime.device)
             ctx = runtime.use_context(RowContext(runtime.tables, runtime.dtype, self._cache))
-            x = runtime.module.model(runtime.to_device(tokens), ctx)  # (B, T, C)
             last = runtime.to_device(current.counts - 1)
-            x = x[torch.arange(len(rows), device=x.device), last]
-            logits = runtime.module.compute_logits(x)
+            logits = runtime.compute_last_logits(runtime.to_device(tokens), ctx, last)
         self._layout.finish(current)
-        return runtime.to_numpy(logits)
+        return logits

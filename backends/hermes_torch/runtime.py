@@ -68,6 +68,12 @@ class Network(Transformer):
         return score(self, self.model(tokens, ctx), *args)
 
 
+def compute_last_logits(network: Network, x: Array, last: Array | None) -> Array:
+    """Logits after each row's position `last`, (B,), None for its last. (B, T, C) -> (B, V)."""
+    x = x[:, -1] if last is None else x[torch.arange(len(x), device=x.device), last]
+    return network.compute_logits(x)
+
+
 class Runtime:
     """The module and how to run it; what evaluation and training share.
 
@@ -191,6 +197,19 @@ class Runtime:
         for adapter in self.adapters:
             adapter.ctx = ctx
         return ctx
+
+    def compute_last_logits(
+        self, tokens: Array, ctx: Context, last: Array | None = None
+    ) -> NDArray[np.floating]:
+        """The logits of a pass of decoding, after each row's position `last`. (B, T) -> (B, V).
+
+        Of a sharded model in all processes alike, which call it together.
+        """
+        if self.shards is None:
+            return self.to_numpy(self.module(tokens, ctx, compute_last_logits, last))
+        with self.shards.decode():
+            logits = self.module(tokens, ctx, compute_last_logits, last)
+            return self.to_numpy(self.shards.send_from_first(logits))
 
     def find_targets(self, targets: NDArray[np.integer]) -> Array | None:
         """Indices of a flattened micro-batch's targets that are not IGNORE, (N,).

@@ -4,6 +4,7 @@ Vectors (norms, biases, slopes: under a thousandth of a model) are whole in ever
 master precision, as the forward pass uses them; their gradients are summed once per step.
 """
 
+import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -108,6 +109,23 @@ class Shards:
         for part in self._module.modules():
             if isinstance(part, FSDPModule):
                 part.reshard()
+
+    @contextlib.contextmanager
+    def decode(self) -> Iterator[None]:
+        """A block of a pass of decoding, of whose shapes none is compiled.
+
+        FSDP keeps tensors for the next training pass, which takes none of inference mode.
+        """
+        stance = torch.compiler.set_stance("force_eager" if self.compiles else "default")
+        watch = self._process_group.watch("the writing of a text")
+        with torch.inference_mode(False), torch.no_grad(), stance, watch:
+            yield
+
+    def send_from_first(self, tensor: Array) -> Array:
+        """What the first process has, in every process, so that all choose the same token."""
+        tensor = tensor.contiguous()
+        dist.broadcast(tensor, 0)
+        return tensor
 
     def to_local(self, tensor: Array) -> Array:
         """The part of a tensor that this process holds; nothing is communicated."""

@@ -146,17 +146,17 @@ def update_by_rule(
     lr: float,
     step: int,
     rule: UpdateRule,
-    finite: Array,
+    applied: Array,
     shards: Any = None,
 ) -> None:
-    """One step of one tensor by any rule but adamw, in place; nothing changes unless `finite`.
+    """One step of one tensor by any rule but adamw, in place; nothing changes unless `applied`.
 
     lr: with the tensor's own factor. step: counted from 1. kept: may have other slots, too, and is
     computed in the type of g. shards:
     a Shards where g and what is kept are sharded: the step is then computed from the whole of them,
     in every process, and each takes its rows of it. p: this process's rows.
     """
-    settings: Any = {"lr": lr, "step": step, "rule": rule, "finite": finite}
+    settings: Any = {"lr": lr, "step": step, "rule": rule, "applied": applied}
     if rule.algorithm != "lion":
         _update_tensor(p, g, kept, shards=shards, **settings)
         return
@@ -172,7 +172,7 @@ def _update_tensor(
     lr: float,
     step: int,
     rule: UpdateRule,
-    finite: Array,
+    applied: Array,
     shards: Any,
 ) -> None:
     """update_by_rule of a tensor, or of some rows of one by a rule that looks at single numbers."""
@@ -187,13 +187,13 @@ def _update_tensor(
         u, *values = (shards.to_local(shards.take_shard(x)) for x in (u, *new.values()))
         new = dict(zip(new, values, strict=True))
         kept = {slot: shards.to_local(kept[slot]) for slot in slots}
-    p.copy_(torch.where(finite, p * (1 - lr * rule.weight_decay) - lr * u, p))
+    p.copy_(torch.where(applied, p * (1 - lr * rule.weight_decay) - lr * u, p))
     for slot, value in new.items():
-        kept[slot].copy_(torch.where(finite, value, kept[slot].to(value.dtype)))
+        kept[slot].copy_(torch.where(applied, value, kept[slot].to(value.dtype)))
 
 
-def update_average(e: Array, p: Array, decay: float, finite: Array) -> None:
-    """Move an average of weights towards them, in place, unless the step was not `finite`."""
+def update_average(e: Array, p: Array, decay: float, applied: Array) -> None:
+    """Move an average of weights towards them, in place, if the step is `applied`."""
     for average, weights in split_rows(e, p):
         moved = average_weights(average, weights, decay)
-        average.copy_(torch.where(finite, moved, average))
+        average.copy_(torch.where(applied, moved, average))

@@ -1,10 +1,13 @@
 """Batches of mixtures of sources by weight; mixture_order says which sample is from which."""
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import replace
+from typing import Self
 
 import numpy as np
 
+from hermes.data.continued_order import ContinuedOrder, Order
 from hermes.data.dataset import CountBytes, UpdateLayout
 from hermes.data.mixture_order import MixtureOrder, Phase
 from hermes.data.mixture_sources import WeightedSource, parse_mixture, strip_weights
@@ -37,7 +40,14 @@ class MixtureDataset:
         self.train = range(sum(len(one.train) for one in datasets))
         self.held_out = range(sum(len(one.held_out) for one in datasets))
         self.phases = (Phase(0, self.shares), *later)
-        self.order = MixtureOrder(self.seed, self.phases, [len(one.train) for one in datasets])
+        sizes = [len(one.train) for one in datasets]
+        self.order: Order = MixtureOrder(self.seed, self.phases, sizes)
+
+    def continue_with(self, phases: Sequence[Phase]) -> Self:
+        """The dataset of a run that went back, and on with these phases."""
+        continued = copy(self)
+        continued.order = ContinuedOrder(self.order, phases)
+        return continued
 
     def draw_batch(
         self,

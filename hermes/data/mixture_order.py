@@ -24,6 +24,7 @@ __all__ = [
     "choose_sources",
     "find_numbers",
     "find_positions",
+    "find_source_windows",
     "name_order",
 ]
 
@@ -145,6 +146,23 @@ def choose_tail(
     return source, number
 
 
+def find_source_windows(
+    seed: int, sizes: Sequence[int], source: NDArray[np.int64], number: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """The source, the window and the epoch of numbers of sources. 2 (K,) -> 3 (K,)
+
+    sizes: windows of each source.
+    """
+    window, epoch = np.empty_like(number), np.empty_like(number)
+    for index, size in enumerate(sizes):
+        own = source == index
+        epoch[own] = number[own] // size
+        for one in np.unique(epoch[own]).tolist():
+            here = own & (epoch == one)
+            window[here] = permute(seed, name_order(index, one), size, number[here] % size)
+    return source, window, epoch
+
+
 class MixtureOrder:
     """The samples of a run on several sources. phases: the shares, first those from sample 0 on.
 
@@ -195,16 +213,7 @@ class MixtureOrder:
         self, positions: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """Find the source of each sample, its window there and its epoch of it. (K,) -> 3 (K,)"""
-        source, number = self.choose_sources(positions)
-        window, epoch = np.empty_like(number), np.empty_like(number)
-        for index, size in enumerate(self.sizes):
-            own = source == index
-            epoch[own] = number[own] // size
-            for one in np.unique(epoch[own]).tolist():
-                here = own & (epoch == one)
-                order = name_order(index, one)
-                window[here] = permute(self.seed, order, size, number[here] % size)
-        return source, window, epoch
+        return find_source_windows(self.seed, self.sizes, *self.choose_sources(positions))
 
     def find_numbers(self, source: int, positions: range) -> range:
         """Numbers of a source's samples among which are all that are in a stretch of the run."""
@@ -257,3 +266,23 @@ class MixtureOrder:
         last = self.phases[at]
         taken = self._taken[at] + self._count_in_phase(last, samples - last.start)
         return [int(count) for count in taken]
+
+    def find_edge(self, position: int) -> int:
+        """The first sample from this one on before which each source gave all its numbers.
+
+        It ends a block, or the part of one that ends a phase.
+        """
+        index = sum(phase.start <= position for phase in self.phases) - 1
+        start = self.phases[index].start
+        edge = start - (start - position) // BLOCK * BLOCK
+        if index + 1 < len(self.phases):
+            edge = min(edge, self.phases[index + 1].start)
+        return edge
+
+    def give_numbers(self, source: int, turns: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The numbers that a source gives in its turns, from 0: as they come. (K,) -> (K,)"""
+        return turns
+
+    def find_turns(self, source: int, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The turns in which a source gives these numbers. (K,) -> (K,)"""
+        return numbers

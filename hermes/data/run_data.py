@@ -6,7 +6,8 @@ own.
 """
 
 import json
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +75,8 @@ class DataRecord:
     validation: a stream of its own, of which all is held out. eos_id: the token that ends
     documents. options: how text is read. overlong: what becomes of documents longer than a row,
     where each document has one; "" where rows are windows. later: the samples from which on the
-    shares are others, with those.
+    shares are others, with those. continued: such phases once more, from the sample on at which the
+    run went on after each time that it went back.
     """
 
     fingerprint: str
@@ -87,6 +89,17 @@ class DataRecord:
     max_bad_records: float | None = None
     overlong: str = ""
     later: tuple[tuple[int, tuple[float, ...]], ...] = ()
+    continued: tuple[tuple[tuple[int, tuple[float, ...]], ...], ...] = ()
+
+    def continue_with(self, phases: Sequence[Phase]) -> "DataRecord":
+        """The record of a run that went back, and on with these phases."""
+        own = tuple((phase.start, phase.shares) for phase in phases)
+        return replace(self, continued=(*self.continued, own))
+
+    @property
+    def continuations(self) -> tuple[tuple[Phase, ...], ...]:
+        """The phases from each sample on at which the run went on after it went back."""
+        return tuple(tuple(Phase(*one) for one in phases) for phases in self.continued)
 
     @property
     def size(self) -> int:
@@ -161,6 +174,9 @@ class RunData:
     def write(self, run: Path) -> None:
         """Write a run's data.json. Raises StorageError."""
         facts = {"format": FORMAT, "version": VERSION, **asdict(self)}
+        for record in facts["records"]:
+            if not record["continued"]:  # which older versions do not know
+                del record["continued"]
         write_atomically(run / NAME, (json.dumps(facts, indent=1) + "\n").encode())
 
     @classmethod
@@ -198,8 +214,20 @@ def _read_record(found: dict[str, Any]) -> DataRecord:
     validation = found.pop("validation")
     options = TextFormat(**found.pop("options"))
     own = None if validation is None else _read_source(validation)
-    later = tuple((sample, tuple(shares)) for sample, shares in found.pop("later", ()))
-    return DataRecord(trained=trained, validation=own, options=options, later=later, **found)
+    later = _read_phases(found.pop("later", ()))
+    continued = tuple(map(_read_phases, found.pop("continued", ())))
+    return DataRecord(
+        trained=trained,
+        validation=own,
+        options=options,
+        later=later,
+        continued=continued,
+        **found,
+    )
+
+
+def _read_phases(found: Sequence[Any]) -> tuple[tuple[int, tuple[float, ...]], ...]:
+    return tuple((sample, tuple(shares)) for sample, shares in found)
 
 
 def _read_source(found: dict[str, Any]) -> SourceRecord:

@@ -10,6 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
+from hermes.data.continued_order import Order, continue_order
 from hermes.data.document_index import DocumentIndex, IndexedDocument
 from hermes.data.fitted_documents import FittedDocuments
 from hermes.data.mixture_order import MixtureOrder, name_order
@@ -76,7 +77,10 @@ class WindowOrder:
         self.record = record
         sizes = [one.train for one in record.trained]
         phases = record.phases
-        self._mixture = MixtureOrder(record.seed, phases, sizes) if phases else None
+        self._mixture: Order | None = None
+        if phases:
+            order = MixtureOrder(record.seed, phases, sizes)
+            self._mixture = continue_order(order, record.continuations)
 
     def list_windows(self, samples: range) -> list[Window]:
         """List the tokens of samples."""

@@ -14,6 +14,7 @@ from hermes.errors import HermesError
 from hermes.numerics.lora import list_adapter_tensors, list_trainable
 from hermes.numerics.moment_format import FORMATS, count_blocks
 from hermes.numerics.params import Tensor, list_parameters
+from hermes.optimizer_recipe import BFLOAT16_MOMENTS, STOCHASTIC
 from hermes.recipe import OptimizerRecipe, ParameterGroup, Recipe
 from hermes.spec import ModelSpec
 
@@ -28,8 +29,9 @@ __all__ = [
     "count_state_elements",
     "group_by_rule",
     "is_coded_slot",
+    "is_keyed_slot",
     "is_short_slot",
-    "list_coded_moments",
+    "list_keyed_moments",
     "list_state_shapes",
 ]
 
@@ -156,7 +158,13 @@ def list_state_shapes(
 
 def is_short_slot(slot: str, recipe: Recipe) -> bool:
     """Whether what is in a slot is kept in bfloat16."""
-    return recipe.optimizer.moments == "bfloat16" and slot in SHORT_SLOTS
+    return recipe.optimizer.moments in BFLOAT16_MOMENTS and slot in SHORT_SLOTS
+
+
+def is_keyed_slot(slot: str, recipe: Recipe) -> bool:
+    """Whether what is in a slot is rounded at random, by a key of each step and tensor."""
+    is_random = recipe.optimizer.moments == STOCHASTIC and slot in SHORT_SLOTS
+    return is_random or is_coded_slot(slot, recipe)
 
 
 def is_coded_slot(slot: str, recipe: Recipe) -> bool:
@@ -164,12 +172,12 @@ def is_coded_slot(slot: str, recipe: Recipe) -> bool:
     return recipe.optimizer.moments == "float8" and slot in FORMATS
 
 
-def list_coded_moments(
+def list_keyed_moments(
     shapes: Mapping[str, Mapping[str, tuple[int, ...]]], recipe: Recipe
 ) -> Sequence[tuple[str, str]]:
-    """The (slot, name) of each tensor that is kept so, in order. shapes: list_state_shapes."""
-    coded = [slot for slot in shapes if is_coded_slot(slot, recipe)]
-    return [(slot, name) for slot in coded for name in shapes[slot]]
+    """The (slot, name) of each tensor that is rounded at random. shapes: list_state_shapes."""
+    keyed = [slot for slot in shapes if is_keyed_slot(slot, recipe)]
+    return [(slot, name) for slot in keyed for name in shapes[slot]]
 
 
 def count_state_elements(spec: ModelSpec, recipe: Recipe) -> int:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from hermes.options.generation_options import SAMPLING
 from hermes.options.option import Argument, CommandOptions, Overrides
-from hermes.options.training_commands import TEXT, TEXT_FILES
+from hermes.options.training_commands import CALL_DISPLAY, TEXT, TEXT_FILES
 
 __all__ = ["MODEL_COMMANDS"]
 
@@ -151,7 +151,7 @@ MODEL_COMMANDS: dict[str, CommandOptions] = {
         (
             *(*_LOADED, "use_ema", "eos", "bos", "data", *TEXT, "cache_dir"),
             *("seq_len", "batch_size", "tasks", "include_path", "num_fewshot", "limit"),
-            *("apply_chat_template", "json", *_DEVICE),
+            *("apply_chat_template", "verbose", "quiet", "log_file", "json", *_DEVICE),
         ),
         (TEXT_FILES,),
         overrides=_LOADING
@@ -165,6 +165,7 @@ MODEL_COMMANDS: dict[str, CommandOptions] = {
                 "default_text": "as in training, else 256 or the model's max_seq_len",
             },
             "batch_size": {"group": "Data", "help": "Sequences per forward pass"},
+            **CALL_DISPLAY,
             "json": {"help": "Print what was found as a JSON object"},
         },
         grouped=True,

@@ -46,7 +46,7 @@ def make_optimization_options() -> tuple[Option, ...]:
         Option("moments", default=RECIPE.optimizer.moments, choices=MOMENT_TYPES, group=optimizer,
                scope="recipe", recipe_field="optimizer.moments",
                help="Type in which the optimizer keeps its moments; bfloat16 halves their memory, "
-               "float8 quarters it"),
+               "float8 quarters it; bfloat16-stochastic takes a beta2 up to 0.999, too"),
         Option("group", multiple=True, nargs=2, metavar="GLOB SETTINGS", group=optimizer,
                scope="recipe", recipe_field="groups",
                help="Settings of the tensors whose names match, such as 'lm_head.*' "
@@ -147,8 +147,9 @@ def make_optimization_options() -> tuple[Option, ...]:
                "row goes back to the last checkpoint and on with the data behind them"),
         Option("on_spike", default="ignore", metavar="POLICY", group="Bad steps",
                help="What to do where the loss is far above those before it: ignore; count; "
-               "stop:N, after N in a row; or rollback:N, which after N in a row goes back to the "
-               "last checkpoint and on with the data behind them"),
+               "stop:N, after N in a row; skip:N, which leaves the step out and stops after N in a "
+               "row; or rollback:N, which after N in a row goes back to the last checkpoint and on "
+               "with the data behind them"),
         Option("spike_sigma", type=float, default=6.0, metavar="K", group="Bad steps",
                help="Standard deviations above the mean of the last losses, from which on a loss "
                "is a spike"),

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from hermes.options.option import GROUP_OF_REST, Argument, CommandOptions, Overrides
-from hermes.options.training_commands import TEXT, TEXT_FILES
+from hermes.options.training_commands import CALL_DISPLAY, TEXT, TEXT_FILES
 
 __all__ = ["TOOL_COMMANDS"]
 
@@ -24,6 +24,11 @@ _JUDGED: Overrides = {
 }
 _OF_A_RUN = {"group": GROUP_OF_REST, "default_text": "the run's, or that of hermes train"}
 _RUN_OR_CHECKPOINT = Argument("path", "Checkpoint, or run with checkpoints", "PATH", type=Path)
+
+# Their help has no headings.
+_SHOWN: Overrides = {
+    name: {**fields, "group": GROUP_OF_REST} for name, fields in CALL_DISPLAY.items()
+}
 
 TOOL_COMMANDS: dict[str, CommandOptions] = {
     "quickstart": CommandOptions(
@@ -69,7 +74,7 @@ TOOL_COMMANDS: dict[str, CommandOptions] = {
     "prepare": CommandOptions(
         (
             *("data", *TEXT, "tokenizer", "output"),
-            *("shard_size", "workers", "part", "merge", "json"),
+            *("shard_size", "workers", "part", "merge", "verbose", "quiet", "log_file", "json"),
         ),
         (TEXT_FILES,),
         overrides={
@@ -84,6 +89,7 @@ TOOL_COMMANDS: dict[str, CommandOptions] = {
                 "group": "Data",
                 "help": "Folder to write, or to resume where an earlier attempt stopped",
             },
+            **_SHOWN,
             "json": {"help": "Print what was made as a JSON object"},
         },
     ),

@@ -2,7 +2,20 @@
 
 from hermes.options.option import Argument, CommandOptions, Overrides
 
-__all__ = ["TEXT", "TEXT_FILES", "TRAINING_COMMANDS"]
+__all__ = ["CALL_DISPLAY", "TEXT", "TEXT_FILES", "TRAINING_COMMANDS"]
+
+# Of commands that compute something long and print it, what is shown meanwhile.
+CALL_DISPLAY: Overrides = {
+    "verbose": {
+        "group": "Reports",
+        "help": "Show a line for each stage, and for each result as soon as it is known",
+    },
+    "quiet": {"group": "Reports", "help": "Show nothing but the result, warnings and errors"},
+    "log_file": {
+        "group": "Reports",
+        "help": "File that gets a line for every stage and result, with the time; it only grows",
+    },
+}
 
 # What several of them share. Each command lists its options in the order of its run.yaml.
 _SAVING = (

@@ -71,6 +71,13 @@ class BatchReader:
         self._thread = ThreadPoolExecutor(1, "batches")
         self._ahead: tuple[Cursor, StepSize, Future[tuple[Batch, Cursor]]] | None = None
 
+    def use_dataset(self, dataset: Dataset) -> None:
+        """Draw from a dataset from here on, and nothing that was drawn ahead."""
+        self._dataset = dataset
+        if self._ahead is not None:
+            self._ahead[2].cancel()
+        self._ahead = None
+
     def draw(self, cursor: Cursor, size: StepSize) -> tuple[Batch, Cursor]:
         """Draw the next samples. -> batch, next cursor. Raises what the dataset does."""
         ahead, self._ahead = self._ahead, None

@@ -157,15 +157,16 @@ class Overflow:
 
 @dataclass(frozen=True)
 class Spike:
-    """A step, which was applied, whose loss is far above those before it; what: says how far.
+    """A step whose loss is far above those before it; what: says how far.
 
-    spikes: such steps so far.
+    spikes: such steps so far. skipped: whether it was left out, else it was applied.
     """
 
     step: int
     tokens: int
     spikes: int
     what: str
+    skipped: bool = False
 
 
 @dataclass(frozen=True)
@@ -231,6 +232,8 @@ def make_record(event: Recorded) -> dict[str, float]:
     if isinstance(event, Skipped | Spike | RolledBack):
         del fields["what"]
         fields.pop("total_steps", None)
+        if fields.pop("skipped", False):
+            fields["skipped"] = 1
         return fields
     others: dict[str, float] = fields.pop("others", {})
     return {key: value for key, value in fields.items() if value is not None} | others

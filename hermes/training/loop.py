@@ -30,6 +30,7 @@ from hermes.training.events import (
     Sample,
     Saved,
     Skipped,
+    Spike,
     Stopped,
     StoppedEarly,
     TaskScores,
@@ -40,7 +41,7 @@ from hermes.training.pending_step import PendingStep
 from hermes.training.recording import Recorder, is_due
 from hermes.training.samples import SampleMaker
 from hermes.training.schedule import compute_lr, count_step_samples, count_steps
-from hermes.training.step_meter import StepMeter
+from hermes.training.step_meter import StepCost, StepMeter
 from hermes.training.task_rounds import TaskEvaluator
 from hermes.training.training_data import TrainingData
 
@@ -123,6 +124,7 @@ class TrainingLoop:
                 saves, evaluates = self._is_save_due(before), self._is_evaluation_due()
                 saves = saves or self._are_tasks_missing()
                 reads = step == 1 or stopping or saves or evaluates
+                reads = reads or self.guard.loss_limit is not None
                 if (reads or self._is_due(self.log_every)) and (yield from self._read_pending()):
                     # Without a checkpoint there is nothing to stop at before the next step.
                     stopping = stopping and self.saved is not None
@@ -191,7 +193,8 @@ class TrainingLoop:
         batch, after = self._reader.draw(cursor, self._find_size(cursor, step))
         if step + 1 < self.total_steps:
             self._reader.draw_ahead(after, self._find_size(after, step + 1))
-        batch = replace(batch, measures_noise=self.noise is not None)
+        measures_noise, limit = self.noise is not None, self.guard.loss_limit
+        batch = replace(batch, measures_noise=measures_noise, loss_limit=limit)
         return self.coordinator.add_global_counts(batch), after
 
     def _find_size(self, cursor: Cursor, step: int) -> StepSize:
@@ -217,12 +220,10 @@ class TrainingLoop:
         read = [(one, float(one.report.loss), float(one.report.grad_norm)) for one in pending]
         shares = self._measure_noise(pending)
         report_stage("")
-        tokens, seconds = self._measure_throughput()
-        rate, cost = round(tokens / seconds if seconds > 0 else 0.0, 1), self.meter.read(seconds)
-        if cost.peak_memory is not None:
-            cost = replace(cost, peak_memory=self.coordinator.find_largest(cost.peak_memory))
+        rate, cost = 0.0, StepCost()
+        if any(self._has_line(one) for one in pending):
+            rate, cost = self._measure_throughput()
         for (one, loss, norm), share in zip(read, shares, strict=True):
-            step = one.position.step
             at = one.position
             if bad := self.guard.judge(one, loss, norm, self.recipe.loss_scaling):
                 if self.guard.should_roll_back(bad):
@@ -235,13 +236,18 @@ class TrainingLoop:
                 yield bad
             if isinstance(bad, Skipped | Overflow):
                 continue
-            if self.noise is not None and share is not None:
+            is_left_out = isinstance(bad, Spike) and bad.skipped
+            if self.noise is not None and share is not None and not is_left_out:
                 self.noise = self.noise.add(share.estimate(norm, one.batch.counts.divisor))
-            if step in (1, self.total_steps) or step % self.log_every == 0:
+            if self._has_line(one):
                 update = replace(self._make_update(one, loss, norm, rate), **vars(cost))
                 self.recorder.record(update)
                 yield update
         return False
+
+    def _has_line(self, one: PendingStep) -> bool:
+        step = one.position.step
+        return step in (1, self.total_steps) or step % self.log_every == 0
 
     def _measure_noise(self, steps: list[PendingStep]) -> Sequence[RankShare | None]:
         """What all ranks together know of each step's noise; None where it is not measured."""
@@ -289,6 +295,8 @@ class TrainingLoop:
         rollbacks.require_more(step, bad.step, what, self.saved)
         rollbacks.add(step)
         self.position = replace(before, cursor=at.cursor)
+        self.data = self.data.continue_from(step, at.cursor)
+        self._reader.use_dataset(self.data.dataset)
         size, world_size = len(self.data.dataset.train), self.coordinator.rank_info.world_size
         self.total_steps = count_steps(self.recipe, self.position, size, world_size)
         if not self._has_steps_left():
@@ -319,12 +327,15 @@ class TrainingLoop:
         self.recorder.use_learner(self.learner)
         self.coordinator.use_learner(self.learner, self.position.step)
 
-    def _measure_throughput(self) -> tuple[int, float]:
-        """Targets and seconds since the last call, without those of saving and evaluating."""
+    def _measure_throughput(self) -> tuple[float, StepCost]:
+        """Targets per second since the last call, without saves and evaluations, and the cost."""
         now = self.clock()
         tokens, seconds = self.position.tokens - self._timed_tokens, now - self._timed_from
         self._timed_tokens, self._timed_from = self.position.tokens, now
-        return tokens, seconds
+        rate, cost = round(tokens / seconds if seconds > 0 else 0.0, 1), self.meter.read(seconds)
+        if cost.peak_memory is not None:
+            cost = replace(cost, peak_memory=self.coordinator.find_largest(cost.peak_memory))
+        return rate, cost
 
     def _save(self) -> Iterator[Event]:
         started = self.clock()

@@ -52,9 +52,19 @@ class LossGuard:
                 return Overflow(step, tokens, one.lr, one.loss_scale, lower)
             self.nonfinite.add(step)
             return Skipped(step, tokens, one.lr, self.nonfinite.total, what)
+        if self.spikes.skips:
+            one.require_loss_limit()
         if what := self.spikes.find(step, loss):
-            return Spike(step, tokens, self.spikes.total, what)
+            return Spike(step, tokens, self.spikes.total, what, self.spikes.skips)
         return None
+
+    @property
+    def loss_limit(self) -> float | None:
+        """Above which loss the next step is left out; None where none is for its loss.
+
+        Where it is not None it follows from the loss of the step before.
+        """
+        return self.spikes.find_limit() if self.spikes.skips else None
 
     def should_roll_back(self, bad: Bad) -> bool:
         """Whether this step is one too many, and the run is to go back."""

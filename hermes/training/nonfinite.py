@@ -10,6 +10,7 @@ from hermes.errors import HermesError
 from hermes.recipe import LossScaling
 
 __all__ = [
+    "DEFAULT_LIMIT",
     "NonFinitePolicy",
     "describe_nonfinite",
     "explain_stop",

@@ -108,22 +108,10 @@ class PastSteps:
         return GradientNoise.from_numbers(saved or ())
 
     def restore_guard(self) -> LossGuard:
-        """What became of bad steps. Raises HermesError for a policy that is none, or not here."""
+        """What became of bad steps. Raises HermesError for a policy that is none."""
         request = self.request
         spikes = SpikePolicy.parse(request.on_spike, request.spike_sigma, request.spike_window)
         guard = LossGuard(NonFinitePolicy.parse(request.on_nonfinite), spikes)
-        if self.parts.training_data.counts_steps:
-            _refuse_rollback(guard)
         if self.checkpoint is not None:
             guard.restore(self.metrics, self.step, self.checkpoint.progress.recent_losses)
         return guard
-
-
-def _refuse_rollback(guard: LossGuard) -> None:
-    """Refuse to leave samples out of a mixture whose weights change. Raises HermesError."""
-    for name, policy in (("--on-nonfinite", guard.nonfinite), ("--on-spike", guard.spikes)):
-        if policy.rolls_back:
-            raise HermesError(
-                f"{name} rollback leaves samples out, and the weights of the data change at steps "
-                "that are counted in samples; choose another policy, or weights that stay"
-            )

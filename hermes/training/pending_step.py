@@ -32,6 +32,14 @@ class PendingStep:
             )
         return measure_share(self.batch, None if first is None else float(first))
 
+    def require_loss_limit(self) -> None:
+        """Require that the backend compared the loss with its limit. Raises HermesError."""
+        if self.report.applied is None:
+            raise HermesError(
+                "this backend does not leave out a step by its loss, which --on-spike skip needs; "
+                "choose rollback, which takes it back"
+            )
+
     @property
     def loss_scale(self) -> float | None:
         """What the loss was multiplied by for the gradients; None where it was not."""

@@ -157,8 +157,9 @@ def describe_event(event: Event) -> str:
                 f"step {step:,}: the gradients overflow float16 at loss scale {scale:g}, so the "
                 f"step was left out, and the scale is {lower:g} from here on"
             )
-        case Spike(step, _, total, what):
-            return f"step {step:,}: {what}, spike number {total:,} of the run"
+        case Spike(step, _, total, what, skipped):
+            left_out = ", so the step was skipped" if skipped else ""
+            return f"step {step:,}: {what}{left_out}, spike number {total:,} of the run"
         case RolledBack(step, last, _, sample, _, total, what):
             return (
                 f"step {last:,}: {what}, so the run goes back to step {step:,} of {total:,} and on "

@@ -144,8 +144,12 @@ class RunRecorder:
 
     def roll_back(self, event: RolledBack, position: Position) -> None:
         """Cut what was written of later steps, and write down where the run goes on."""
+        data = self._components.training_data.continue_from(event.step, position.cursor)
         self._components = replace(
-            self._components, position=position, total_steps=event.total_steps
+            self._components,
+            training_data=data,
+            position=position,
+            total_steps=event.total_steps,
         )
         self._latest, self._evaluation = {}, None  # as in a run that resumes there
         self._metrics.cut(after=position.step)

@@ -22,7 +22,7 @@ from hermes.training.data_record import describe_data_change
 from hermes.training.events import Position
 from hermes.training.preflight import check_memory, fit_batch
 from hermes.training.request import RunComponents, RunRequest
-from hermes.training.rollback import find_next_sample
+from hermes.training.rollback import find_next_sample, restore_continuations
 from hermes.training.schedule import count_steps, warn_long_warmup, warn_repeated_samples
 from hermes.training.setup import (
     check_best_metric,
@@ -79,6 +79,9 @@ def prepare_resumed(
         )
         notes += changed
         # Other data is taken from its beginning; the samples before it mean nothing there.
+        if not changed:
+            run = checkpoint.path.parent if is_cooldown else request.output
+            data = restore_continuations(data, run, progress.step)
         cursor = find_next_sample(request.output, progress.step)
         if changed or cursor is None:
             cursor = Cursor(progress.epoch, 0 if changed else progress.sample)

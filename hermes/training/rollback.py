@@ -6,15 +6,19 @@ section 5.1. The metrics say where the run goes on, so that one that is killed b
 checkpoint resumes there, too.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hermes.data import Cursor
-from hermes.errors import NonFinite
+from hermes.data.mixture import MixtureDataset, Phase
+from hermes.data.run_data import DataRecord, RunData
+from hermes.errors import DataError, NonFinite, StorageError
 from hermes.training.metrics_file import read_metrics
+from hermes.training.training_data import TrainingData
 
-__all__ = ["LIMIT", "Rollbacks", "find_next_sample"]
+__all__ = ["LIMIT", "Rollbacks", "find_next_sample", "list_rollbacks", "restore_continuations"]
 
 LIMIT = 3  # rollbacks to one checkpoint
 
@@ -50,12 +54,55 @@ class Rollbacks:
         )
 
 
+def list_rollbacks(run: Path, step: int) -> list[tuple[int, Cursor]]:
+    """The rollbacks that a run's metrics tell of up to `step`: to which, and on from where."""
+    if not (run / "metrics.jsonl").exists():
+        return []
+    return [
+        (int(line["step"]), Cursor(int(line["next_epoch"]), int(line["next_sample"])))
+        for line in read_metrics(run, skip_odd=True)
+        if "rollbacks" in line and line["step"] <= step
+    ]
+
+
 def find_next_sample(run: Path, step: int) -> Cursor | None:
     """Where a run goes on that rolled back to the checkpoint of `step`, None where it did not."""
-    if not (run / "metrics.jsonl").exists():
-        return None
-    jumps = [line for line in read_metrics(run, skip_odd=True)
-             if "rollbacks" in line and line["step"] == step]  # fmt: skip
-    if not jumps:
-        return None
-    return Cursor(int(jumps[-1]["next_epoch"]), int(jumps[-1]["next_sample"]))
+    found = [cursor for back, cursor in list_rollbacks(run, step) if back == step]
+    return found[-1] if found else None
+
+
+def restore_continuations(data: TrainingData, run: Path, step: int) -> TrainingData:
+    """The data of a run that resumes at `step`, behind all times that it went back before.
+
+    data.json has them, but for one after which the run ended at once: that is in its metrics.
+    """
+    if data.continue_data is None or data.record is None:
+        return data
+    began, known = _find_continuations(data.record, run, step)
+    dataset, record = data.dataset, data.record
+    assert isinstance(dataset, MixtureDataset), "the order of others stays as it is"
+    for phases in known:
+        dataset, record = dataset.continue_with(phases), record.continue_with(phases)
+    data = replace(data, dataset=dataset, record=record)
+    last = known[-1][0].start if known else -1
+    for back, cursor in list_rollbacks(run, step):
+        if back >= began and cursor.count_samples(record.size) > last:
+            data = data.continue_from(back, cursor)
+    return data
+
+
+def _find_continuations(
+    record: DataRecord, run: Path, step: int
+) -> tuple[int, Sequence[Sequence[Phase]]]:
+    """The step from which on a run had this data, and the phases after each time it went back."""
+    began: int | None = None
+    known: Sequence[Sequence[Phase]] = ()
+    with suppress(DataError, StorageError):
+        found = RunData.read(run)
+        for session in found.sessions:
+            own = found.records[session.data]
+            if session.step <= step and own.fingerprint == record.fingerprint:
+                began, known = session.step if began is None else began, own.continuations
+            elif session.step <= step:
+                began, known = None, ()
+    return began or 0, known

@@ -27,6 +27,7 @@ __all__ = [
     "check_best_metric",
     "check_patience",
     "check_seq_len",
+    "choose_seq_len",
     "fit_vocabulary",
     "make_training_data",
     "prepare_new",
@@ -37,11 +38,16 @@ LONGEST_DEFAULT = 256
 EMBEDDINGS = "model.embed_tokens.weight"
 
 
+def choose_seq_len(spec: ModelSpec) -> int:
+    """The tokens of a sequence where nobody says how many."""
+    return min(LONGEST_DEFAULT, spec.max_seq_len)
+
+
 def prepare_new(request: RunRequest) -> RunComponents:
     """The components of a new run. Raises HermesError where they do not fit together."""
     tokenizer = require_tokenizer(request)
     spec, notes = _choose_spec(request, tokenizer)
-    default = Recipe(seq_len=min(LONGEST_DEFAULT, spec.max_seq_len))
+    default = Recipe(seq_len=choose_seq_len(spec))
     recipe, split_notes = split_batch(
         replace_fields(default, request.given), request.split_among, request.world_size
     )

@@ -5,8 +5,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from statistics import fmean, pstdev
 
+import numpy as np
+
 from hermes.errors import HermesError
-from hermes.training.nonfinite import read_limit
+from hermes.training.nonfinite import DEFAULT_LIMIT, read_limit
 
 __all__ = ["SpikePolicy"]
 
@@ -17,7 +19,8 @@ class SpikePolicy:
 
     A loss is judged once half the window is there; that of a spike does not enter it. limit: so
     many spikes in a row are too many, 0 where they are only counted. rolls_back: the run then goes
-    back to its last checkpoint and on with the samples behind them; else it stops. The losses of
+    back to its last checkpoint and on with the samples behind them; else it stops. skips: no spike
+    is applied, for which each loss is read before the next step. The losses of
     the window are in each checkpoint, so a resumed run finds the spikes that an unbroken one does.
     Source of the remedy: Chowdhery et al. 2022, PaLM, arXiv:2204.02311, section 5.1; of the
     criterion: OLMo et al. 2024, arXiv:2501.00656, section 3.2. Raises HermesError.
@@ -27,6 +30,7 @@ class SpikePolicy:
     window: int = 128
     limit: int = 0
     rolls_back: bool = False
+    skips: bool = False
     looks: bool = False
     total: int = 0
     in_row: int = 0
@@ -42,22 +46,18 @@ class SpikePolicy:
     @classmethod
     def parse(cls, text: str, sigma: float = 6.0, window: int = 128) -> "SpikePolicy":
         """The policy of --on-spike. Raises HermesError."""
-        action, limit = text.partition(":")[0], read_limit(text, 1)
+        action = text.partition(":")[0]
+        limit = read_limit(text, DEFAULT_LIMIT if action == "skip" else 1)
         if text == "ignore":
             return cls(sigma, window)
         if text == "count":
             return cls(sigma, window, looks=True)
-        if action in ("stop", "rollback") and limit:
-            rolls_back = action == "rollback"
-            return cls(sigma, window, limit, rolls_back=rolls_back, looks=True)
-        if action == "skip":
-            raise HermesError(
-                "--on-spike has no skip: a step is applied before its loss is known; rollback "
-                "takes it back"
-            )
+        if action in ("stop", "skip", "rollback") and limit:
+            rolls_back, skips = action == "rollback", action == "skip"
+            return cls(sigma, window, limit, rolls_back=rolls_back, skips=skips, looks=True)
         raise HermesError(
-            "--on-spike must be ignore, count, stop, stop:N, rollback or rollback:N with N at "
-            f"least 1, got {text!r}"
+            "--on-spike must be ignore, count, stop, stop:N, skip, skip:N, rollback or rollback:N "
+            f"with N at least 1, got {text!r}"
         )
 
     @property
@@ -65,18 +65,26 @@ class SpikePolicy:
         """Whether as many in a row as the limit have been counted."""
         return 0 < self.limit <= self.in_row
 
+    def find_limit(self) -> float:
+        """The loss, a number of float32, above which the next step is a spike; inf for any."""
+        if 2 * len(self.losses) < self.window:
+            return math.inf
+        limit = fmean(self.losses) + self.sigma * pstdev(self.losses)
+        # As a device that computes in float32 compares it.
+        with np.errstate(over="ignore"):
+            return float(np.float32(limit))
+
     def find(self, step: int, loss: float) -> str | None:
         """Take the finite loss of the next step; what to say of a spike, None where it is none."""
         if not self.looks:
             return None
-        if 2 * len(self.losses) >= self.window:
+        if loss > self.find_limit():
+            self._add(step)
             mean, deviation = fmean(self.losses), pstdev(self.losses)
-            if loss > mean + self.sigma * deviation:
-                self._add(step)
-                return (
-                    f"the loss is {loss:.4f}, where the last {len(self.losses)} were "
-                    f"{mean:.4f} with a standard deviation of {deviation:.4f}"
-                )
+            return (
+                f"the loss is {loss:.4f}, where the last {len(self.losses)} were "
+                f"{mean:.4f} with a standard deviation of {deviation:.4f}"
+            )
         self.losses = (*self.losses, loss)[-self.window :]
         return None
 

@@ -4,11 +4,13 @@ import json
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from hermes.data import TextDataset, TokenStream, count_run_samples
+from hermes.data import Cursor, TextDataset, TokenStream, count_run_samples
+from hermes.data.continued_order import shift_phases
 from hermes.data.dataset import Dataset, JoinedSource, TokenSource
 from hermes.data.document_dataset import DocumentDataset
 from hermes.data.holding_out import split_at_document
@@ -135,7 +137,28 @@ def make_text_data(
         record=record,
         files=sum(stream.sources for stream in streams),
         counts_steps=any(source.later for source in mixture),
+        continue_data=_make_continuation(mixture, recipe, request.world_size),
     )
+
+
+def _make_continuation(
+    mixture: Sequence[WeightedSource], recipe: Recipe, world_size: int
+) -> Callable[[TrainingData, int, Cursor], TrainingData] | None:
+    """What makes the data of a run that went back; None where its order stays as it is."""
+    if not any(source.later for source in mixture):
+        return None
+    changes = list_changes(mixture)
+    per_step = recipe.batch_size * recipe.grad_accum * world_size
+
+    def continue_data(data: TrainingData, step: int, cursor: Cursor) -> TrainingData:
+        mixed = data.dataset
+        assert isinstance(mixed, MixtureDataset), "the data is a mixture"
+        sample = cursor.count_samples(len(mixed.train))
+        phases = shift_phases(changes, step, sample, per_step)
+        record = None if data.record is None else data.record.continue_with(phases)
+        return replace(data, dataset=mixed.continue_with(phases), record=record)
+
+    return continue_data
 
 
 def _make_document_data(

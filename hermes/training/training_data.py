@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from hermes.data import Cursor
 from hermes.data.dataset import Dataset, TokenSource
 from hermes.data.run_data import DataRecord
 from hermes.distributed.process_group import ProcessGroup
@@ -40,7 +41,8 @@ class TrainingData:
     the loss compares with, None without a reference. files: that the tokens are from, 0 if unknown.
     encode_prompt: the ids of a sample's prompt as a message to the assistant; None for plain text.
     record: what `hermes data trace` needs to know of text.
-    counts_steps: whether which samples a step takes depends on how many samples steps have.
+    counts_steps: whether which samples a step takes depends on how many samples steps have;
+    continue_data then makes what `continue_from` does.
     """
 
     tokens: TokenSource
@@ -56,6 +58,11 @@ class TrainingData:
     encode_prompt: Callable[[str], list[int]] | None = None
     record: DataRecord | None = None
     counts_steps: bool = False
+    continue_data: "Callable[[TrainingData, int, Cursor], TrainingData] | None" = None
+
+    def continue_from(self, step: int, cursor: Cursor) -> "TrainingData":
+        """The data of a run that went back to `step`, and on with the samples from `cursor`."""
+        return self if self.continue_data is None else self.continue_data(self, step, cursor)
 
 
 def make_perplexity_evaluation(

@@ -10,6 +10,7 @@ import hermes
 from hermes.training.events import Saved, Stopped, TaskScores, TasksFailed
 from hermes.training.metrics_file import read_metrics
 from tests.against_other_tools.task_files import ANSWER, CHOICE, CLOZE, COMMON, QUESTIONS
+from tests.distributed.support import hermes as launch
 from tests.training.support import SPEC, Runs, corpus_in
 
 pytest.importorskip("lm_eval")
@@ -147,3 +148,24 @@ def test_what_is_asked_wrongly_is_refused_before_training(go, folder, tmp_path):
         with pytest.raises(hermes.HermesError, match=re.escape(message)):
             go(**options)
         assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("shard", ["full", "optimizer"])
+def test_a_split_model_answers_as_one_process_does(folder, tmp_path, monkeypatch, corpus, shard):
+    """Also where a task asks for a generated text."""
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    corpus[1].save(tmp_path / "tokenizer.json")
+    (tmp_path / "little.mal").write_text(PLAIN)
+    words = ["train", "--model", "little.mal", "--data", corpus[0], "--tokenizer", "tokenizer.json",
+             "--seq-len", 16, "--lr", "1e-2", "--max-steps", 3, "--bos", "--device", "cpu",
+             "--precision", "float64", "--backend", "torch", "--eval-tasks", ",".join(NAMES),
+             "--eval-tasks-every", 2, "--eval-tasks-path", folder]  # fmt: skip
+    launch(tmp_path, *words, "--output", "one", "--batch-size", 4)
+    how = ("--num-processes", 2, "--shard", shard, "--batch-size", 2)
+    launch(tmp_path, *words, *how, "--output", "two")
+    found, expected = (scores(tmp_path / name) for name in ("two", "one"))
+    assert list(found) == [2, 3]
+    for step, values in found.items():
+        assert values == pytest.approx(expected[step], rel=1e-9)
+    assert any("little_answer" in name for name in found[2])

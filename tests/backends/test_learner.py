@@ -252,7 +252,28 @@ def test_moments_in_8_bits_take_a_quarter_and_a_restart_changes_no_bit(backend):
     again = make_learner(backend, model, recipe, FLOAT32, learner.state())
     for one in (learner, again):
         one.step(make_batch(seed=4), 1e-2)
-    expected, got = learner.state(), again.state()
+    assert_same_state(again.state(), learner.state())
+
+
+@pytest.mark.parametrize("backend", TRAINING_BACKENDS)
+def test_moments_that_are_rounded_at_random_take_half_and_a_restart_changes_no_bit(backend):
+    optimizer = OptimizerRecipe(moments="bfloat16-stochastic", beta2=0.999)
+    model, recipe = make_spec(), Recipe(optimizer=optimizer)
+    learner = make_learner(backend, model, recipe, FLOAT32)
+    for i in range(3):
+        learner.step(make_batch(seed=i), 1e-2)
+    kept = learner._optimizer.kept
+    moments = [m for held in kept.values() for m in held.values()]
+    parts = [m.values for m in moments] if backend == "torch" else moments
+    assert {str(part.dtype).rpartition(".")[2] for part in parts} == {"bfloat16"}
+    assert sum(part.nbytes for part in parts) == count_state_bytes(model, recipe, 4)
+    again = make_learner(backend, model, recipe, FLOAT32, learner.state())
+    for one in (learner, again):
+        one.step(make_batch(seed=4), 1e-2)
+    assert_same_state(again.state(), learner.state())
+
+
+def assert_same_state(got, expected):
     for slot, held in {"params": expected.params, **expected.slots}.items():
         for name, value in held.items():
             part = got.params if slot == "params" else got.slots[slot]

@@ -26,14 +26,27 @@ def test_each_value_says_what_set_it(capsys, tmp_path):
     values = yaml.safe_load(text)
     assert (values["lr"], values["batch_size"], values["max_steps"]) == (1e-3, 8, 3)
     assert values["set"]["optimizer.beta2"] == 0.98
-    assert values["set"]["decay_ratio"] == 0.5
+    assert values["decay_ratio"] == 0.5  # where it stands without --set, and there alone
+    assert "decay_ratio" not in values["set"]
+    assert find_source(text, "decay_ratio") == "set"
     assert find_source(text, "lr") == f"{file}:2"
     assert find_source(text, "batch_size") == f"{file}:4"
     assert find_source(text, "max_steps") == "command line"
     assert find_source(text, "grad_accum") == "default"
     assert find_source(text, "seq_len") == (
-        "default: 256, or the model's max_seq_len if that is less"
+        "default: 256, or the model's max_seq_len if that is less; here 256"
     )
+    assert find_source(text, "log_every").endswith("; here 1")
+    assert find_source(text, "backend") in ("default; here torch", "default; here mlx")
+
+
+def test_what_is_left_to_hermes_is_what_it_comes_to_here(capsys, tmp_path):
+    text = print_config(capsys, "--max-steps", 20_000, "--set", "model.max_seq_len=100")
+    assert find_source(text, "seq_len").endswith("; here 100")
+    assert find_source(text, "log_every").endswith("; here 10")
+    assert yaml.safe_load(text)["seq_len"] is None  # another machine may read it
+    text = print_config(capsys, "--seq-len", 64, "--backend", "mlx", "--log-every", 3)
+    assert "; here" not in text
 
 
 def test_it_is_complete_and_read_back_as_it_is(capsys, tmp_path):

@@ -17,7 +17,7 @@ from hermes.checkpoint import manifest
 from hermes.data import read_documents, tokenize
 from hermes.interface import Options
 from hermes.stage_display import StageDisplay, show_progress
-from hermes.stages import report_stage, show_stages
+from hermes.stages import hide_stages, report_stage, show_stages
 from hermes.storage.reading import hash_file
 from hermes.training.events import Update
 from hermes.training.host import RunHost
@@ -251,3 +251,10 @@ def test_whatever_computes_says_with_what_and_in_which_precision(trained, call, 
     assert code == 0
     assert re.search(r"^model \w+: [\d,]+ parameters; torch \S+ on cpu, float32$", err, re.M)
     assert "parameters;" not in out
+
+
+def test_hidden_stages_are_heard_by_what_looks_for_signals():
+    heard = []
+    with show_stages(lambda *report: heard.append(report)), hide_stages():
+        report_stage("reading", 1, 2, "fast")
+    assert heard == [("", 0, 0)]

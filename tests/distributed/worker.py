@@ -78,6 +78,7 @@ NORMUON = Recipe(optimizer=OptimizerRecipe("normuon"), ema=0.8)
 ADAFACTOR = Recipe(optimizer=OptimizerRecipe("adafactor"))
 SHORT = Recipe(optimizer=OptimizerRecipe(moments="float8"))
 SHORT_MUON = Recipe(optimizer=OptimizerRecipe("muon", moments="float8"))
+RANDOM = Recipe(optimizer=OptimizerRecipe(moments="bfloat16-stochastic"))
 LION = Recipe(optimizer=OptimizerRecipe("lion"), lr=1e-3)
 HALF = Options(device="cpu", precision="bfloat16")
 # The first update overflows everywhere, the second only in the processes that have samples.
@@ -110,6 +111,7 @@ SPLIT = {
     "full-normuon-float64": Case(text, NORMUON, FULL),
     "full-adafactor-float64": Case(text, ADAFACTOR, FULL),
     "full-short-muon-float64": Case(text, SHORT_MUON, FULL),
+    "full-random-float64": Case(text, RANDOM, FULL),
     "full-short-float64": Case(text, SHORT, FULL),
     "optimizer-lion-float64": Case(text, LION, OPTIMIZER),
     "optimizer-float64": Case(text, CLIPPED, OPTIMIZER),

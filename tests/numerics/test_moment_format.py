@@ -1,4 +1,4 @@
-"""Moments in 8 bits: the same codes on every backend, exact when repeated, right on average."""
+"""Moments rounded at random: the same on every backend, exact when repeated, right on average."""
 
 import importlib
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hermes.numerics.moment_format import FORMATS, compute_rounding_keys, count_blocks
-from hermes_numpy.moment_format import decode_moments, encode_moments
+from hermes_numpy.moment_format import decode_moments, encode_moments, round_stochastically
 
 
 def draw_numbers(slot, shape=(7, 600)):
@@ -72,3 +72,39 @@ def test_keys_differ_by_seed_step_slot_and_name():
     pairs = [("exp_avg", "a"), ("exp_avg", "b"), ("exp_avg_sq", "a")]
     keys = [compute_rounding_keys(seed, step, pairs) for seed in (0, 1) for step in (1, 2)]
     assert len(set(np.concatenate(keys).tolist())) == 12
+
+
+@pytest.mark.parametrize("backend", ["torch", "mlx"])
+def test_every_backend_rounds_to_bfloat16_as_the_oracle_does(backend):
+    module, own = (
+        importlib.import_module(f"hermes_{backend}.moment_format"),
+        draw_numbers("exp_avg"),
+    )
+    key = int(compute_rounding_keys(3, 9, [("exp_avg", "a")])[0])
+    expected = round_stochastically(own, key)
+    if backend == "torch":
+        import torch
+
+        x = torch.from_numpy(own)
+        found = module.round_stochastically(x, key).double().numpy()
+        rows = module.round_stochastically(x[3:], key, 3 * x.shape[1]).double().numpy()
+        np.testing.assert_array_equal(rows, expected[3:])
+    else:
+        import mlx.core as mx
+
+        rounded = module.round_stochastically(mx.array(own), mx.array(key, mx.uint32))
+        found = np.asarray(rounded.astype(mx.float32))
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_random_rounding_takes_a_neighbour_keeps_what_is_short_and_is_right_on_average():
+    x = draw_numbers("exp_avg").astype(np.float64)
+    once = round_stochastically(x, 5)
+    unit = np.exp2(np.frexp(x)[1] - 8.0)
+    assert np.all(np.abs(once - x) < np.maximum(unit, 2.0**-133))
+    for key in (1, 2):
+        np.testing.assert_array_equal(round_stochastically(once, key), once)
+    means = np.mean([round_stochastically(x, 77 * k) for k in range(1, 401)], axis=0)
+    off = ((means - x) / unit)[np.abs(x) > 1e-30]
+    assert abs(off.mean()) < 0.002
+    assert np.abs(off).max() < 0.15

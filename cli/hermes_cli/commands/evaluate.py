@@ -39,6 +39,9 @@ def eval_(
     num_fewshot: int | None,
     limit: float | None,
     apply_chat_template: bool,
+    verbose: bool,
+    quiet: bool,
+    log_file: Path | None,
     as_json: bool,
     backend: str,
     device: str | None,
@@ -82,6 +85,9 @@ def eval_(
         device=device,
         precision=precision,
         force=force,
+        verbose=verbose,
+        quiet=quiet,
+        log_file=log_file,
     )
     if as_json:
         click.echo(json.dumps(found.to_json()))

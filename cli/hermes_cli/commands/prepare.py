@@ -8,7 +8,6 @@ from pathlib import Path
 import click
 
 from hermes.errors import HermesError
-from hermes.formatting import format_count, format_with_unit
 from hermes_cli.options.declarations import declare_command
 
 
@@ -28,6 +27,9 @@ def prepare(
     workers: int | None,
     part: str | None,
     merge: bool,
+    verbose: bool,
+    quiet: bool,
+    log_file: Path | None,
     as_json: bool,
 ) -> None:
     """Tokenize text once, into shards that training reads.
@@ -60,20 +62,16 @@ def prepare(
         workers=workers,
         part=part,
         merge=merge,
+        verbose=verbose,
+        quiet=quiet,
+        log_file=log_file,
         progress=True,
     )
-    for note in done.notes:
+    for note in () if verbose else done.notes:
         click.echo(note, err=True)
     if as_json:
         facts = {**dataclasses.asdict(done), "output": str(done.output)}
         click.echo(json.dumps(facts))
         return
-    kind = "" if done.whole else f"part {part} of "
-    files = f" from {format_count(done.files, 'files')}" if done.whole else ""
-    click.echo(
-        f"{kind}{done.output}: {format_count(done.tokens, 'tokens')} of "
-        f"{format_count(done.documents, 'documents')}, "
-        f"{format_with_unit(done.text_bytes, 'B')} of text{files}, "
-        f"in {format_count(done.shards, 'shards')}",
-        err=True,
-    )
+    if not (verbose or quiet):
+        click.echo(done.describe(part), err=True)

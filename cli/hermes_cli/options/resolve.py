@@ -90,6 +90,11 @@ class ResolvedOptions:
     def __getitem__(self, name: str) -> Any:
         return self.values[name]
 
+    def list_model_edits(self) -> dict[str, str]:
+        """What --set model.KEY changes, by KEY."""
+        start = "model."
+        return {k.removeprefix(start): v for k, v in self.edits.items() if k.startswith(start)}
+
     def is_given(self, name: str) -> bool:
         """Whether the user gave it in this call, on the command line or with --config."""
         return name in self.values and self.sources[name] not in self._not_given

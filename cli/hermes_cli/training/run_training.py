@@ -16,7 +16,7 @@ import hermes
 from hermes.distributed.agreement import all_or_none
 from hermes.distributed.environment import find_launcher, read_rank_info
 from hermes.errors import HermesError, Interrupted
-from hermes.stages import report_stage, show_stages
+from hermes.stages import hide_stages, report_stage
 from hermes.storage.temporary import TemporaryFolder
 from hermes_cli.display.run_summary import summarize_model, summarize_run
 from hermes_cli.launch.crash_log import CrashLog
@@ -77,7 +77,7 @@ def train_run(context: click.Context, /, **_: Any) -> None:
     if options["verbose"] and options["quiet"]:
         raise HermesError("--verbose and --quiet are both given; keep one")
     if options["quiet"]:
-        context.with_resource(show_stages(lambda what, done, total, *facts: None))
+        context.with_resource(hide_stages())
     tell = _keep_quiet if options["quiet"] else _tell
     # Of several processes the one that starts them sees the end of all, else rank 0.
     rank_info = read_rank_info(os.environ)
@@ -194,7 +194,7 @@ def _read_model(options: ResolvedOptions) -> dict[str, Any]:
     """The model asked for, edited by --set model.KEY; nothing for a resumed run's own."""
     from hermes import mal
 
-    edits = {k.removeprefix("model."): v for k, v in options.edits.items() if k[:6] == "model."}
+    edits = options.list_model_edits()
     continues = options.is_resumed or options["cooldown_from"]
     if continues and not options.is_given("model") and not edits:
         return {}

@@ -11,6 +11,7 @@ UPDATE = "L4/update"
 MUON, ORIGINAL = "train.muon/fresh", "train.muon original/fresh"
 NORMUON, LION = "train.normuon/fresh", "train.lion/fresh"
 FLOAT8 = "train.muon float8/fresh"
+RANDOM = "train.groups stochastic/fresh"
 ADAFACTOR, GROUPS = "train.adafactor/fresh", "train.groups/fresh"
 
 
@@ -68,6 +69,14 @@ def _round_as_before(patcher: Patcher) -> None:
     patcher.wrap_function(
         moment_format.compute_rounding_keys,
         lambda original: lambda seed, step, tensors: original(seed, max(step - 1, 1), tensors),
+    )
+
+
+def _change_rounding(change: Function) -> Plant:
+    """Round moments to bfloat16 at random by change(original, numbers, *key)."""
+    return lambda patcher: patcher.wrap_function(
+        patcher.load_module("moment_format").round_stochastically,
+        lambda original: lambda *arguments: change(original, *arguments),
     )
 
 
@@ -159,6 +168,13 @@ FAULTS = (
     )),
     _make_fault("moments in float8 are not rounded", FLOAT8, _change_neutral(
         "is_coded_slot", lambda original, slot, recipe: False
+    )),
+    _make_fault("moments rounded at random are rounded to nearest", RANDOM, _change_neutral(
+        "is_keyed_slot", lambda original, slot, recipe: False
+    )),
+    _make_fault("moments are rounded at random as a step before", RANDOM, _round_as_before),
+    _make_fault("moments rounded at random lose a little", RANDOM, _change_rounding(
+        lambda original, x, *rest: original(x * (1 - 2.0**-10), *rest)
     )),
     _make_fault("moments in float8 are rounded as a step before", FLOAT8, _round_as_before),
     _make_fault("moments in float8 lose a little", FLOAT8, _change_encoding(

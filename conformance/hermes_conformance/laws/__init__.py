@@ -14,6 +14,7 @@ from hermes_conformance.laws import (
     interchange,
     invariant_rows,
     kernels,
+    loss_limit,
     loss_scaling,
     rows,
     semantics,
@@ -69,7 +70,7 @@ LEVELS = (
     Level(
         "L4",
         "training",
-        (*training.LAWS, *compiled.LAWS, *loss_scaling.LAWS_OF_RUNS),
+        (*training.LAWS, *compiled.LAWS, *loss_scaling.LAWS_OF_RUNS, *loss_limit.LAWS),
         lambda long: (*training_cases.make_cases(long), *loss_scaling.make_cases()),
         canary=True,
     ),

@@ -4,6 +4,7 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
+from hermes.optimizer_recipe import STOCHASTIC
 from hermes.recipe import Lora, OptimizerRecipe, Preference, Recipe
 from hermes.spec import AttentionSpec, EmbeddingsSpec, FfnSpec, Learned, ModelSpec, OutputSpec
 from hermes_conformance.cases.case import RECIPE, Case
@@ -57,6 +58,12 @@ def _make_optimizer_cases() -> tuple[Case, ...]:
         make("lion", biased, OptimizerRecipe("lion", beta2=0.98), lr=3e-4),
         make("adafactor", biased, OptimizerRecipe("adafactor")),
         make("groups short", biased, OptimizerRecipe(moments="bfloat16"), groups=groups),
+        make(
+            "groups stochastic",
+            biased,
+            OptimizerRecipe(moments=STOCHASTIC, beta2=0.999),
+            groups=groups,
+        ),
         make("groups float8", biased, OptimizerRecipe(moments="float8"), groups=groups),
         make("muon float8", make_spec(), OptimizerRecipe("muon", moments="float8")),
         make("muon short", make_spec(), OptimizerRecipe("muon", moments="bfloat16")),

@@ -12,6 +12,7 @@ from hermes.numerics.update_rules import (
     EMA,
     choose_update_rules,
     is_coded_slot,
+    is_keyed_slot,
     is_short_slot,
     list_state_shapes,
 )
@@ -19,7 +20,7 @@ from hermes.training.schedule import compute_lr
 from hermes_conformance.cases.case import Case, Weights
 from hermes_conformance.measure.subject import BackendUnderTest, make_initial_state
 from hermes_conformance.oracle import complex_step
-from hermes_numpy.moment_format import round_to_float8
+from hermes_numpy.moment_format import round_stochastically, round_to_float8
 from hermes_numpy.optim import clip_scale
 from hermes_numpy.update_rules import average_weights, round_to_bfloat16, update
 
@@ -94,11 +95,13 @@ def apply_oracle_update(
         if case.recipe.ema:
             new[EMA] = average_weights(kept[EMA], params[name], case.recipe.ema)
         for slot, value in new.items():
-            if is_short_slot(slot, case.recipe):
-                value = round_to_bfloat16(value)
-            elif is_coded_slot(slot, case.recipe):
-                (key,) = compute_rounding_keys(case.recipe.seed, step, [(slot, name)])
+            (key,) = compute_rounding_keys(case.recipe.seed, step, [(slot, name)])
+            if is_coded_slot(slot, case.recipe):
                 value = round_to_float8(value, slot, int(key))
+            elif is_keyed_slot(slot, case.recipe):
+                value = round_stochastically(value, int(key))
+            elif is_short_slot(slot, case.recipe):
+                value = round_to_bfloat16(value)
             slots[slot][name] = value
     return TrainState.from_slots(params, slots, step), norm
 

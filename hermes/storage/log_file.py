@@ -1,4 +1,4 @@
-"""A log of a run for people: what happens, a line each, with the time."""
+"""A log for people: what happens, a line each, with the time."""
 
 import time
 from collections.abc import Callable
@@ -6,14 +6,12 @@ from pathlib import Path
 from typing import Self
 
 from hermes.storage.append_only import AppendOnlyFile
-from hermes.training.events import Event
-from hermes.training.progress_bar import describe_event
 
-__all__ = ["RunLog"]
+__all__ = ["LogFile"]
 
 
-class RunLog:
-    """A block in which the file gets a line for each event and note of a run; it only grows.
+class LogFile:
+    """A block in which the file gets a line for each thing that is said; it only grows.
 
     An error that ends the block is its last line. path: None writes nothing. Raises StorageError.
     """
@@ -33,10 +31,6 @@ class RunLog:
         if error is not None:
             self.say(f"ended by {type(error).__name__}: {error}")
         self._file.close()
-
-    def show(self, event: Event) -> None:
-        """Write an event, also a step that no terminal shows."""
-        self.say(describe_event(event))
 
     def say(self, text: str) -> None:
         """Write a line."""
