@@ -1,6 +1,6 @@
 """Laws of L1 and L2 about rows of different lengths in one KV cache."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -19,10 +19,12 @@ from hermes_conformance.oracle.rounding_noise import (
 )
 
 ROWS = (2, 0, 1)  # of the cache, for each of three texts; row 3 comes in later
-Found = Iterator[tuple[str, int, int, np.ndarray]]
+FoundRow = tuple[str, int, int, np.ndarray]
+Found = Iterator[FoundRow]
+Measured = Iterator[Measurement]
 
 
-class _Reader:
+class RowReader:
     """Reads three texts, which are rows of the case, through the rows of one cache."""
 
     def __init__(self, case: Case, decoder: RowDecoder):
@@ -71,7 +73,7 @@ def read_rows(case: Case, backends: Backends, precision: str) -> Found:
     model = backends.subject.build_model(case, precision)
     if not isinstance(model, DecodesRows):
         raise Unsupported(f"{backends.subject.name} reads rows of different lengths one by one")
-    reader = _Reader(case, model.row_decoder(4, case.T))
+    reader = RowReader(case, model.row_decoder(4, case.T))
     yield from reader.read_all()
     yield from reader.read_prefix()
 
@@ -97,8 +99,13 @@ def rows(case: Case, backends: Backends) -> Iterator[Measurement]:
 
 def rows_float32(case: Case, backends: Backends) -> Iterator[Measurement]:
     """Rows of different lengths err as float32 does in a full pass."""
+    yield from compare_with_pass(case, backends, read_rows(case, backends, "float32"))
+
+
+def compare_with_pass(case: Case, backends: Backends, found: Iterable[FoundRow]) -> Measured:
+    """Compare logits of rows with the reference's full pass, as float32 may err."""
     noise = estimate_logit_noise(backends.oracle, case, "float32")
-    for what, b, end, got in read_rows(case, backends, "float32"):
+    for what, b, end, got in found:
         at = np.s_[b : b + 1, end - 1 : end]
         here = LogitNoise(noise.logits[at], noise.sigma[at], noise.kl, noise.unit)
         name = f"{what}: row {b}, logits after {end} tokens"
