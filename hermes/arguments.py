@@ -21,6 +21,7 @@ from typing import Any, ParamSpec, TypeVar, Union, get_args, get_origin, get_typ
 from hermes.errors import HermesError
 
 __all__ = [
+    "SHORT_NAMES",
     "Call",
     "convert_arguments",
     "convert_fields",
@@ -29,6 +30,9 @@ __all__ = [
     "name_arguments",
     "name_own_arguments",
 ]
+
+# Of types of numbers, as users write them.
+SHORT_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "fp64": "float64"}
 
 P = ParamSpec("P")
 R = TypeVar("R")

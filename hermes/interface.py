@@ -19,7 +19,7 @@ from typing import Protocol, SupportsFloat, cast, runtime_checkable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hermes.arguments import convert_fields
+from hermes.arguments import SHORT_NAMES, convert_fields
 from hermes.distributed.process_group import ProcessGroup, RankInfo
 from hermes.errors import HermesError, MissingBackend, explain_exhaustion
 from hermes.recipe import Preference, Recipe
@@ -61,7 +61,6 @@ __all__ = [
 IGNORE = -1
 PRECISIONS = ("float32", "tf32", "bfloat16", "float16", "float64")
 # Short names that are understood wherever a type of numbers is named.
-SHORT_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "fp64": "float64"}
 SHARDS = ("full", "optimizer")
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -368,6 +367,76 @@ class KeepsRows(RowDecoder, Protocol):
         It does not where the cache needs tokens that are not there, or has no room; tensors of
         other shapes than the model's raise HermesError.
         """
+        ...
+
+
+@dataclass(frozen=True)
+class TokenChoice:
+    """How a device chooses a row's next token: the part of sampling that needs no earlier tokens.
+
+    temperature, top_k, top_p, min_p: as `hermes.inference.Sampling` has them, in that order.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+
+
+@runtime_checkable
+class ChoosesTokens(RowDecoder, Protocol):
+    """A cache of rows whose device chooses tokens, so that an id a row is read and no logits."""
+
+    def choose(
+        self,
+        rows: Sequence[int],
+        tokens: NDArray[np.integer],
+        counts: Sequence[int],
+        choices: Sequence[TokenChoice],
+        uniforms: Sequence[float],
+        vocab_size: int,
+    ) -> NDArray[np.integer]:
+        """`advance`, and the token that follows each row, from ids below vocab_size. -> (B,)
+
+        uniforms: a number from [0, 1) for each row, which inverts the cumulative distribution in
+        the order of ids. -1 where the greatest logit is not finite.
+        """
+        ...
+
+
+@runtime_checkable
+class WritesAhead(Decoder, Protocol):
+    """A KV cache that begins a step before the token of the step before it was read."""
+
+    def write(
+        self,
+        token: int,
+        choice: TokenChoice,
+        uniforms: Iterator[float],
+        count: int,
+        vocab_size: int,
+    ) -> Iterator[int]:
+        """Append a token to the only row, then the one that follows it, and so on; yield `count`.
+
+        uniforms: as of ChoosesTokens, one for each. Whoever stops before the end has a cache with a
+        token more than it knows, and must use it no longer.
+        """
+        ...
+
+
+@runtime_checkable
+class DecodesOnDevice(Protocol):
+    """A model with decoders made for a GPU, which `decoder` and `row_decoder` are there.
+
+    Elsewhere they show on any machine what a GPU would compute.
+    """
+
+    def make_device_decoder(self, batch_size: int, capacity: int) -> WritesAhead:
+        """A `decoder` whose steps wait for nothing that the host reads."""
+        ...
+
+    def make_device_row_decoder(self, rows: int, capacity: int) -> ChoosesTokens:
+        """A `row_decoder` of the same kind."""
         ...
 
 

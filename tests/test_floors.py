@@ -46,7 +46,7 @@ FLOORS = {
     ],
     "hermes_torch": [
         {"cache", "compiler", "global_state", "loss", "loss_scale", "optim", "rendezvous"}
-        | {"update_rules", "fused_attention", "work_counts"},
+        | {"update_rules", "fused_attention", "step_graphs", "token_choice", "work_counts"},
         {"joined_weights", "recomputation"},
         {"chunked_loss", "context", "process_group"},
         {"moment_format", "ops"},
@@ -54,14 +54,15 @@ FLOORS = {
         {"lora", "sharding", "weight_layout"},
         {"runtime"},
         {"row_decoder", "objective"},
-        {"invariant_rows"},
+        {"invariant_rows", "static_rows"},
+        {"static_decoder"},
         {"inference", "optimizer"},
         {"learner"},
         {"backend"},
     ],
     "hermes_mlx": [
         {"blas", "cache", "device_memory", "erf", "joined_weights", "loss", "loss_scale", "optim"}
-        | {"process_group", "rotation", "update_rules"},
+        | {"process_group", "rotation", "token_choice", "update_rules"},
         {"chunked_loss", "context", "elementary"},
         {"moment_format", "ops"},
         {"model"},

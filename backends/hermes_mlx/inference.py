@@ -1,5 +1,6 @@
 """A model that computes logits, log-probabilities and losses, and the decoder that generates."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import mlx.core as mx
@@ -8,15 +9,16 @@ from mlx.core import array as Array
 from numpy.typing import NDArray
 
 from hermes.errors import HermesError
-from hermes.interface import Batch, LazyTensors, check_tokens
+from hermes.interface import Batch, LazyTensors, TokenChoice, check_tokens
 from hermes.numerics.row_layout import find_windows
 from hermes_mlx.cache import KVCache
 from hermes_mlx.context import Context
 from hermes_mlx.device_memory import CLEAR_EVERY, clear_cache
 from hermes_mlx.invariant_rows import InvariantRowDecoder
-from hermes_mlx.loss import preference_loss
-from hermes_mlx.row_decoder import RowDecoder
+from hermes_mlx.loss import preference_loss, upcast
+from hermes_mlx.row_decoder import DeviceRowDecoder, RowDecoder
 from hermes_mlx.runtime import Runtime
+from hermes_mlx.token_choice import choose_tokens
 
 Ids = NDArray[np.integer]
 
@@ -106,11 +108,25 @@ class Model:
 
     def decoder(self, batch_size: int, capacity: int) -> "Decoder":
         """An empty KV cache for rows of at most `capacity` tokens."""
-        return Decoder(self.runtime, batch_size, capacity)
+        kind = DeviceDecoder if self._is_on_gpu else Decoder
+        return kind(self.runtime, batch_size, capacity)
 
     def row_decoder(self, rows: int, capacity: int) -> RowDecoder:
         """A KV cache for rows that begin, advance and end each by itself."""
-        return RowDecoder(self.runtime, rows, capacity)
+        kind = DeviceRowDecoder if self._is_on_gpu else RowDecoder
+        return kind(self.runtime, rows, capacity)
+
+    def make_device_decoder(self, batch_size: int, capacity: int) -> "DeviceDecoder":
+        """A decoder that chooses on its device; as `DecodesOnDevice` says."""
+        return DeviceDecoder(self.runtime, batch_size, capacity)
+
+    def make_device_row_decoder(self, rows: int, capacity: int) -> DeviceRowDecoder:
+        """A row_decoder of the same kind."""
+        return DeviceRowDecoder(self.runtime, rows, capacity)
+
+    @property
+    def _is_on_gpu(self) -> bool:
+        return self.runtime.device == mx.Device(mx.gpu)
 
     def invariant_row_decoder(self, rows: int, capacity: int) -> RowDecoder:
         """A row_decoder of which a row's bits do not depend on the others."""
@@ -140,20 +156,61 @@ class Decoder:
     def advance(self, tokens: Ids) -> NDArray[np.floating]:
         """Read (B, T) more tokens; return the logits after the last, (B, V)."""
         tokens = np.asarray(tokens)
-        rows, T = tokens.shape
+        length = self._check_room(*tokens.shape)
+        check_tokens(self._runtime.spec, tokens, length)
+        with self._runtime.apply_options():
+            logits = self._begin_read(self._runtime.to_device(tokens))
+            return self._runtime.to_numpy(logits)
+
+    def _check_room(self, rows: int, T: int) -> int:
+        """How many tokens rows have with T more. Raises HermesError."""
         length = self._cache.length + T
         if rows != self._rows or length > self._capacity:
             raise HermesError(
                 f"a decoder of {self._rows} rows and {self._capacity} tokens cannot hold "
                 f"{rows} rows of {length}"
             )
-        check_tokens(self._runtime.spec, tokens, length)
+        return length
+
+    def _begin_read(self, tokens: Array) -> Array:
+        """The logits after tokens that were checked, not evaluated. (B, T) -> (B, V)"""
         runtime, ctx = self._runtime, self._runtime.make_context(self._cache)
-        with runtime.apply_options():
-            runtime.tables.prepare(self._capacity)
-            x = runtime.module.model(runtime.to_device(tokens), ctx)[:, -1]
-            logits = runtime.to_numpy(runtime.module.compute_logits(x))
+        runtime.tables.prepare(self._capacity)
+        x = runtime.module.model(tokens, ctx)[:, -1]
+        length = self._cache.length + tokens.shape[1]
         if length // CLEAR_EVERY > self._cache.length // CLEAR_EVERY:
             clear_cache(runtime.device)
         self._cache.length = length
-        return logits
+        return runtime.module.compute_logits(x)
+
+
+class DeviceDecoder(Decoder):
+    """A Decoder that chooses on its device, and begins a step before the last token is read."""
+
+    def write(
+        self,
+        token: int,
+        choice: TokenChoice,
+        uniforms: Iterator[float],
+        count: int,
+        vocab_size: int,
+    ) -> Iterator[int]:
+        """Append a token to the only row, and what follows; as `WritesAhead` says."""
+        last = self._begin_step(mx.array([token]), choice, next(uniforms), vocab_size)
+        for _ in range(count - 1):
+            following = self._begin_step(last, choice, next(uniforms), vocab_size)
+            yield int(np.array(last)[0])
+            last = following
+        yield int(np.array(last)[0])
+
+    def _begin_step(
+        self, token: Array, choice: TokenChoice, uniform: float, vocab_size: int
+    ) -> Array:
+        """Queue a step and return its token, which is being computed. (1,) -> (1,)"""
+        self._check_room(len(token), 1)
+        with self._runtime.apply_options():
+            # What could not be chosen, -1, ends the text; an index must be one until then.
+            logits = upcast(self._begin_read(mx.maximum(token, 0)[:, None]))
+            chosen = choose_tokens(logits, [choice], [uniform], vocab_size, self._runtime.widest)
+            mx.async_eval(chosen)
+        return chosen

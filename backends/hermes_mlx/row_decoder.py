@@ -7,12 +7,15 @@ import numpy as np
 from mlx.core import array as Array
 from numpy.typing import NDArray
 
+from hermes.interface import TokenChoice
 from hermes.numerics.row_layout import RowLayout, check_row_tensors, list_reads
 from hermes.spec import AttentionSpec, Rope
 from hermes_mlx.cache import RowCache
 from hermes_mlx.context import Context, PositionTables
 from hermes_mlx.device_memory import CLEAR_EVERY, clear_cache
+from hermes_mlx.loss import upcast
 from hermes_mlx.runtime import Runtime
+from hermes_mlx.token_choice import choose_tokens
 
 
 class RowContext(Context):
@@ -149,18 +152,23 @@ class RowDecoder:
     def _read(
         self, rows: Sequence[int], tokens: NDArray[np.integer], counts: Sequence[int]
     ) -> NDArray[np.floating]:
+        with self._runtime.apply_options():
+            return self._runtime.to_numpy(self._begin_read(rows, tokens, counts))
+
+    def _begin_read(
+        self, rows: Sequence[int], tokens: NDArray[np.integer], counts: Sequence[int]
+    ) -> Array:
+        """The logits after each row's last token, not evaluated. -> (B, V)"""
         runtime = self._runtime
         current = self._layout.plan(rows, tokens, counts)
-        with runtime.apply_options():
-            self._cache.begin(current)
-            ctx = runtime.use_context(RowContext(runtime.tables, runtime.dtype, self._cache))
-            x = runtime.module.model(runtime.to_device(tokens), ctx)  # (B, T, C)
-            last = runtime.to_device(current.counts - 1)
-            x = x[mx.arange(len(rows)), last]
-            logits = runtime.to_numpy(runtime.module.compute_logits(x))
+        self._cache.begin(current)
+        ctx = runtime.use_context(RowContext(runtime.tables, runtime.dtype, self._cache))
+        x = runtime.module.model(runtime.to_device(tokens), ctx)  # (B, T, C)
+        last = runtime.to_device(current.counts - 1)
+        x = x[mx.arange(len(rows)), last]
         self._layout.finish(current)
         self._count_read(int(current.counts.max()))
-        return logits
+        return runtime.module.compute_logits(x)
 
     def _count_read(self, count: int) -> None:
         """Give freed buffers back from time to time; count: new tokens of the longest row."""
@@ -168,3 +176,29 @@ class RowDecoder:
         if self._read_tokens >= CLEAR_EVERY:
             clear_cache(self._runtime.device)
             self._read_tokens = 0
+
+
+class DeviceRowDecoder(RowDecoder):
+    """A RowDecoder that chooses on its device: of a step the host reads an id a row."""
+
+    def choose(
+        self,
+        rows: Sequence[int],
+        tokens: NDArray[np.integer],
+        counts: Sequence[int],
+        choices: Sequence[TokenChoice],
+        uniforms: Sequence[float],
+        vocab_size: int,
+    ) -> NDArray[np.integer]:
+        """`advance`, and the token that follows each row; as `ChoosesTokens` says."""
+        tokens = np.asarray(tokens)
+        self._layout.check(rows, tokens, counts)
+        found = np.empty(len(rows), np.int32)
+        for which, part, left in list_reads(tokens, counts, self._layout.longest_read):
+            with self._runtime.apply_options():
+                logits = upcast(self._begin_read([rows[b] for b in which], part, left))
+                settings, drawn = [choices[b] for b in which], [uniforms[b] for b in which]
+                found[which] = np.array(
+                    choose_tokens(logits, settings, drawn, vocab_size, self._runtime.widest)
+                )
+        return found

@@ -90,6 +90,7 @@ class Runtime:
         self.spec, self.options, self.frozen = spec, options, frozen
         self.device = mx.Device(mx.gpu if name == "gpu" else mx.cpu)
         claim_memory(self.device)
+        self.widest = mx.float64 if name == "cpu" else mx.float32  # that the device has
         self.master = mx.float64 if self.dtype == mx.float64 else mx.float32
         exact = options.exact or self.dtype == mx.float64
         self.ops = EXACT if exact else FAST if name == "gpu" else PLAIN

@@ -1,11 +1,11 @@
 """The KV caches of decoders: rows that advance together, and rows of different lengths."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor as Array
 
-from hermes.numerics.row_layout import ROW_PARTS, RowLayout, RowPass
+from hermes.numerics.row_layout import ROW_PARTS, Move, RowLayout, RowPass
 
 Windows = tuple[int | None, ...]
 
@@ -53,6 +53,13 @@ class KVCache:
         return k, v
 
 
+def move_tokens(buffer: Array, moves: Iterable[Move]) -> None:
+    """Move tokens of rows to the beginning of their buffer. (rows, K, S, D)"""
+    for move in moves:
+        row, end = buffer[move.row], move.start + move.count
+        row[:, : move.count] = row[:, move.start : end].clone()
+
+
 class RowCache:
     """Keys and values of rows of different lengths, in buffers that are allocated once.
 
@@ -84,16 +91,11 @@ class RowCache:
         window = self.layout.windows[layer]
         buffers = self._layers[layer]
         if buffers is None:
-            shape = (self.layout.rows, k.shape[1], self.layout.get_size(window))
-            # Zeros, since masked places count 0 times what is there, which must be a number.
-            buffers = k.new_zeros((*shape, k.shape[-1])), v.new_zeros((*shape, v.shape[-1]))
-            self._layers[layer] = buffers
+            buffers = self._layers[layer] = self._allocate(self.layout.get_size(window), k, v)
         width = current.widths[window]
         read = []
         for buffer, new in zip(buffers, (k, v), strict=True):
-            for move in current.moves[window]:
-                row, end = buffer[move.row], move.start + move.count
-                row[:, : move.count] = row[:, move.start : end].clone()
+            move_tokens(buffer, current.moves[window])
             if new.shape[2] == 1:
                 buffer[self._rows, :, self._index[window]] = new[:, :, 0]
             else:
@@ -104,6 +106,12 @@ class RowCache:
             rows = self._rows if current.span is None else current.span
             read.append(buffer[:, :, :width][rows])
         return read[0], read[1]
+
+    def _allocate(self, size: int, k: Array, v: Array) -> tuple[Array, Array]:
+        """Buffers of `size` places a row for keys and values like these."""
+        shape = (self.layout.rows, k.shape[1], size)
+        # Zeros, since masked places count 0 times what is there, which must be a number.
+        return k.new_zeros((*shape, k.shape[-1])), v.new_zeros((*shape, v.shape[-1]))
 
     def open_row(self, row: int, source: int, length: int) -> None:
         """Copy what is kept of the first `length` tokens of a row, and clear what follows them."""

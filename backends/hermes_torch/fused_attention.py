@@ -16,7 +16,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor as Array
 from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attention
-from torch.nn.attention.varlen import varlen_attn
 
 from hermes.interface import Options
 from hermes.spec import Alibi, AttentionSpec, ModelSpec
@@ -25,10 +24,7 @@ BLOCK = 128  # positions in a block of a BlockMask; torch's own default
 LEAST_HEAD_SIZE = 16  # of FlexAttention's kernel
 MOST_HEAD_SIZE = 256  # of flash attention's
 # What the two kernels are in a graph; private names.
-FUSED_OPERATORS = (
-    torch.ops.torch_attn._varlen_attn.default,
-    torch.ops.higher_order.flex_attention,
-)
+FUSED_OPERATORS = ("torch_attn._varlen_attn.default", "flex_attention")
 
 Kernel = Literal["varlen", "flex", "sdpa", "written out"]
 Mod = Callable[[Array, Array, Array, Array, Array], Array]
@@ -140,6 +136,9 @@ def attend_varlen(
     boundaries (N + 1,) int32: where each document begins in the flattened batch, and its end; None
     where each row is one. Source: Dao 2023, FlashAttention-2, arXiv:2307.08691.
     """
+    # It imports the compiler, which takes longer than all else of a start that does not compile.
+    from torch.nn.attention.varlen import varlen_attn
+
     B, H, T, _ = q.shape
     if boundaries is None:
         boundaries = torch.arange(0, B * T + 1, T, dtype=torch.int32, device=q.device)

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor as Array
 
-from hermes.errors import HermesError
+from hermes.errors import HermesError, Unsupported
 from hermes.interface import Batch, LazyTensors, check_tokens
 from hermes.numerics.row_layout import find_windows
 from hermes_torch.cache import KVCache
@@ -16,6 +16,8 @@ from hermes_torch.invariant_rows import InvariantRowDecoder
 from hermes_torch.loss import preference_loss
 from hermes_torch.row_decoder import RowDecoder
 from hermes_torch.runtime import Runtime
+from hermes_torch.static_decoder import StaticDecoder
+from hermes_torch.static_rows import StaticRowDecoder
 
 Ids = NDArray[np.integer]
 
@@ -107,17 +109,42 @@ class Model:
                 rows.append(runtime.to_numpy(sums))
         return float(total) / (batch.own_counts.divisor or 1), np.stack(rows)
 
-    def decoder(self, batch_size: int, capacity: int) -> "Decoder":
+    def decoder(self, batch_size: int, capacity: int) -> "Decoder | StaticDecoder":
         """An empty KV cache for rows of at most `capacity` tokens."""
+        if self._has_device_steps:
+            return self.make_device_decoder(batch_size, capacity)
         return Decoder(self.runtime, batch_size, capacity)
 
     def row_decoder(self, rows: int, capacity: int) -> RowDecoder:
         """A KV cache for rows that begin, advance and end each by itself."""
+        if self._has_device_steps:
+            return self.make_device_row_decoder(rows, capacity)
         return RowDecoder(self.runtime, rows, capacity)
+
+    def make_device_decoder(self, batch_size: int, capacity: int) -> StaticDecoder:
+        """A decoder whose steps CUDA captures; as `DecodesOnDevice` says."""
+        self._require_whole()
+        return StaticDecoder(self.runtime, batch_size, capacity)
+
+    def make_device_row_decoder(self, rows: int, capacity: int) -> StaticRowDecoder:
+        """A row_decoder of the same kind."""
+        self._require_whole()
+        return StaticRowDecoder(self.runtime, rows, capacity)
 
     def invariant_row_decoder(self, rows: int, capacity: int) -> RowDecoder:
         """A row_decoder of which a row's bits do not depend on the others."""
         return InvariantRowDecoder(self.runtime, rows, capacity)
+
+    @property
+    def _has_device_steps(self) -> bool:
+        """Whether decoders are CUDA's, whose choice of tokens sums in any order."""
+        runtime = self.runtime
+        is_whole = not runtime.shards
+        return is_whole and runtime.device.type == "cuda" and not runtime.options.deterministic
+
+    def _require_whole(self) -> None:
+        if self.runtime.shards:
+            raise Unsupported("a model that is split is not decoded by captured steps")
 
     def params(self) -> LazyTensors:
         """The weights, one at a time."""

@@ -21,14 +21,13 @@ KEPT = frozenset(
         _aten._scaled_dot_product_efficient_attention.default,
         _aten._scaled_dot_product_cudnn_attention.default,
         _aten._scaled_dot_product_flash_attention_for_cpu.default,
-        *FUSED_OPERATORS,
     }
 )
 
 
 def choose_policy(ctx: Any, operator: Any, *args: Any, **options: Any) -> CheckpointPolicy:
     """Whether an operator's output is kept or computed again."""
-    kept = operator in KEPT
+    kept = operator in KEPT or str(operator) in FUSED_OPERATORS
     return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE
 
 

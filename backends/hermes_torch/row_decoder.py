@@ -83,6 +83,11 @@ class RowContext(Context):
         kept = self.current.after - self.current.firsts[self._window]
         if T == 1 and (kept == S).all() and (window is None or window >= S):
             return None
+        return self._compare_positions(T, S, spec)
+
+    def _compare_positions(self, T: int, S: int, spec: AttentionSpec) -> Array:
+        """The mask, whether some key is left out or not. (B, 1, T, S)"""
+        window = spec.window_size
         mask = self.key_positions(S) < self._ends[:, None, None, None]
         relative = self.relative_positions(T, S)
         if spec.causal:

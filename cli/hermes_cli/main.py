@@ -13,7 +13,6 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
-from importlib.metadata import version
 from typing import TextIO
 
 import click
@@ -126,7 +125,9 @@ class _Commands(SectionedGroup):
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDEST_HELP},
     no_args_is_help=True,
 )
-@click.version_option(version("hermes-llm"), "-V", "--version", message="hermes %(version)s")
+@click.version_option(
+    None, "-V", "--version", package_name="hermes-llm", message="hermes %(version)s"
+)
 def hermes() -> None:
     """Train language models on PyTorch or MLX from one architecture file.
 

@@ -4,7 +4,7 @@ Many texts at once are the work of `engine`, which gives each the tokens that it
 """
 
 import warnings
-from collections.abc import Collection, Generator, Iterable, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ from hermes.errors import HermesError
 from hermes.inference.grammar import Grammar
 from hermes.inference.sampler import Choice, Sampler
 from hermes.inference.sampling import Sampling
-from hermes.interface import Decoder, Model
+from hermes.interface import Decoder, Model, WritesAhead
 
 __all__ = [
     "CONTEXT_OVERFLOWS",
@@ -171,27 +171,43 @@ def _decode_tokens(
     longest = model.spec.max_seq_len
     capacity = min(longest, len(tokens) + max_tokens - 1)
     decoder = model.decoder(1, capacity)
-    logits = _read_prompt(decoder, tokens)
-    for index in range(max_tokens):
-        choice = sampler.choose(logits[0])
-        if choice.token in stop:
-            return "stop"
+    logits, made = _read_prompt(decoder, tokens), 0
+    while True:
+        # The last token that a context has room for is chosen, and not read.
+        count = min(max_tokens - made, longest - len(tokens) + 1)
+        for choice in _iterate_choices(decoder, logits[0], sampler, count, model.spec.vocab_size):
+            if choice.token in stop:
+                return "stop"
+            yield choice
+            made += 1
+            tokens.append(choice.token)
+            if sampler.is_complete:
+                return "stop"
+        if made == max_tokens:
+            return "length"
+        if context_overflow == "stop":
+            warn_of_full_context(longest, made, max_tokens)
+            return "length"
+        tokens = shift_context(tokens, longest)
+        decoder = model.decoder(1, capacity)
+        logits = _read_prompt(decoder, tokens)
+
+
+def _iterate_choices(
+    decoder: Decoder, logits: NDArray[np.floating], sampler: Sampler, count: int, vocab_size: int
+) -> Iterator[Choice]:
+    """Choose `count` tokens, on the device as soon as nothing of the choice needs the host. (V,)"""
+    choice = sampler.choose(logits)
+    yield choice
+    for left in range(count - 1, 0, -1):
+        settings = sampler.describe_choice() if isinstance(decoder, WritesAhead) else None
+        if settings is not None and isinstance(decoder, WritesAhead):
+            uniforms, limit = sampler.iterate_uniforms(), sampler.limit_vocabulary(vocab_size)
+            for token in decoder.write(choice.token, settings, uniforms, left, limit):
+                yield sampler.take(token)
+            return
+        choice = sampler.choose(decoder.advance(np.array([[choice.token]], np.int32))[0])
         yield choice
-        if sampler.is_complete:
-            return "stop"
-        if index + 1 == max_tokens:
-            break
-        if len(tokens) == longest:
-            if context_overflow == "stop":
-                warn_of_full_context(longest, index + 1, max_tokens)
-                break
-            tokens = shift_context([*tokens, choice.token], longest)
-            decoder = model.decoder(1, capacity)
-            logits = _read_prompt(decoder, tokens)
-            continue
-        tokens.append(choice.token)
-        logits = decoder.advance(np.array([[choice.token]], np.int32))
-    return "length"
 
 
 def warn_of_full_context(longest: int, made: int, max_tokens: int) -> None:

@@ -7,7 +7,8 @@ depend on who shares the batch. One thread calls `step`, until nothing is left; 
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -17,8 +18,8 @@ from hermes.inference.invariant_reading import WholeChunks
 from hermes.inference.prefixes import PrefixStore, RowState
 from hermes.inference.request import Generation, Listener, Request
 from hermes.inference.row_decoding import make_row_decoder, require_keeping
-from hermes.inference.sampler import Sampler
-from hermes.interface import KeepsRows, Model
+from hermes.inference.sampler import Choice, Sampler
+from hermes.interface import ChoosesTokens, KeepsRows, Model, TokenChoice
 from hermes.tokenizer import Tokenizer
 
 __all__ = ["DecodingFailed", "Engine", "QueueIsFull"]
@@ -277,15 +278,36 @@ class Engine:
                 self._chunks.count_read(row.index, row.read, count)
             row.read += count
             self._prefixes.add_tokens(row.index, new)
-        logits = self._decoder.advance([row.index for row in rows], tokens, counts)
+        indices, samplers = [row.index for row in rows], [row.sampler for row in rows]
+        whole = all(row.unread == 0 for row in rows)
+        if whole and (settings := self._describe_choices(samplers)) is not None:
+            assert isinstance(self._decoder, ChoosesTokens)
+            uniforms = [sampler.draw_uniform() for sampler in samplers]
+            limit = samplers[0].limit_vocabulary(self.model.spec.vocab_size)
+            found = self._decoder.choose(indices, tokens, counts, settings, uniforms, limit)
+            for row, token in zip(rows, found.tolist(), strict=True):
+                self._add_choice(row, partial(row.sampler.take, token))
+            return
+        logits = self._decoder.advance(indices, tokens, counts)
         for b, row in enumerate(rows):
             if row.unread == 0:
                 self._choose(row, logits[b])
 
+    def _describe_choices(self, samplers: list[Sampler]) -> list[TokenChoice] | None:
+        """How a device chooses for all of them; None where it cannot for one."""
+        if not isinstance(self._decoder, ChoosesTokens):
+            return None
+        found = [sampler.describe_choice() for sampler in samplers]
+        settings = [one for one in found if one is not None]
+        return settings if len(settings) == len(found) else None
+
     def _choose(self, row: _Row, logits: "np.typing.NDArray[np.floating]") -> None:
+        self._add_choice(row, partial(row.sampler.choose, logits))
+
+    def _add_choice(self, row: _Row, choose: Callable[[], Choice]) -> None:
         generation, request = row.generation, row.generation.request
         try:
-            choice = row.sampler.choose(logits)
+            choice = choose()
         except HermesError as error:
             self._finish(row, "error", error)
             return

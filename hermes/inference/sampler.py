@@ -5,7 +5,7 @@ randomness depends on (seed, completion, position) alone: neither on the backend
 is split over calls, nor on what else is generated at the same time.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,11 +16,13 @@ from hermes.inference.filters import draw_candidate, filter_tokens, select_large
 from hermes.inference.grammar import Grammar
 from hermes.inference.sampling import Sampling
 from hermes.inference.token_history import TokenHistory
+from hermes.interface import TokenChoice
 from hermes.numerics.randomness import draw_uniforms
 
 __all__ = ["MAX_LOGPROBS", "Choice", "Sampler", "rank_logprobs"]
 
 DRAWN_AT_ONCE = 64
+NOT_NUMBERS = "the model's logits are not numbers; its weights may be damaged"
 MAX_LOGPROBS = 100
 
 
@@ -72,6 +74,49 @@ class Sampler:
         """Whether the text is all that its grammar allows."""
         return self._matcher is not None and self._matcher.is_complete
 
+    def describe_choice(self) -> TokenChoice | None:
+        """The next choice, where a device can make it; None where it needs more than logits.
+
+        What has been said so far, a grammar, log-probabilities and the filters that a device has
+        not are the host's.
+        """
+        s = self._sampling
+        needs_host = (
+            self._history.changes_logits
+            or self._matcher is not None
+            or self._logprobs is not None
+            or self._made < s.min_tokens
+            or (s.temperature > 0 and (s.typical_p < 1 or s.xtc_probability > 0))
+        )
+        if needs_host:
+            return None
+        return TokenChoice(s.temperature, s.top_k, s.top_p, s.min_p)
+
+    def limit_vocabulary(self, size: int) -> int:
+        """How many of the first ids of a vocabulary may be chosen."""
+        return size if self._vocab_size is None else min(self._vocab_size, size)
+
+    def draw_uniform(self) -> float:
+        """The uniform number of the next choice."""
+        return self._draw("sampling")
+
+    def iterate_uniforms(self) -> Iterator[float]:
+        """Those of the next choices, whether they are made or not."""
+        start = self._position
+        while True:
+            stream = f"sampling/{self._completion}"
+            yield from draw_uniforms(self._seed, stream, DRAWN_AT_ONCE, start=start).tolist()
+            start += DRAWN_AT_ONCE
+
+    def take(self, token: int) -> Choice:
+        """Remember a token that a device chose as `describe_choice` says. Raises NonFinite."""
+        if token < 0:
+            raise NonFinite(NOT_NUMBERS)
+        self._history.append(token)
+        self._position += 1
+        self._made += 1
+        return Choice(token)
+
     def choose(self, logits: NDArray[np.floating]) -> Choice:
         """Choose the token that follows, and remember it as part of the text. (V,)
 
@@ -80,7 +125,7 @@ class Sampler:
         row = logits[: self._vocab_size]
         x = row.astype(np.float64)
         if np.isnan(x.max()):
-            raise NonFinite("the model's logits are not numbers; its weights may be damaged")
+            raise NonFinite(NOT_NUMBERS)
         if self._matcher is not None:
             self._matcher.mask(x, self._endings)
         if self._history.changes_logits:

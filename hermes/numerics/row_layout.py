@@ -163,6 +163,10 @@ class RowLayout:
         """How many places of a row's buffer are in use."""
         return self._lengths[row] - self._firsts[window][row]
 
+    def list_capacities(self, rows: Sequence[int]) -> list[int]:
+        """For how many tokens each of these rows was begun, 0 for one that was not."""
+        return [self._planned[row] for row in rows]
+
     def check(
         self, rows: Sequence[int], tokens: NDArray[np.integer], counts: Sequence[int]
     ) -> None:

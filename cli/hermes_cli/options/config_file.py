@@ -6,13 +6,15 @@ which YAML 1.1 takes for text, and `no` is whatever its option takes it for.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from hermes.errors import DataError, HermesError
 from hermes.options.synonyms import suggest_option
-from hermes.storage.strict_yaml import Text
+
+if TYPE_CHECKING:
+    from hermes.storage.strict_yaml import Text  # and so YAML, for a file alone
 
 __all__ = [
     "COMMAND_LINE",
@@ -33,7 +35,7 @@ class OptionFile:
     """
 
     source: str
-    values: Mapping[str, Text]
+    values: "Mapping[str, Text]"
     processes: int | None = None
 
 
@@ -90,7 +92,7 @@ def read_value(context: click.Context, file: OptionFile, name: str) -> Any:
     return None if text is None else _convert(context, options[name], text, file.source)
 
 
-def _spell_mapping(name: str, values: Mapping[str, Text], source: str) -> list[Text]:
+def _spell_mapping(name: str, values: "Mapping[str, Text]", source: str) -> "list[Text]":
     """The values of an option that is given several times, from a mapping. Raises HermesError."""
     if name != "data":
         return [f"{key}={value}" for key, value in values.items()]
@@ -102,7 +104,7 @@ def _spell_mapping(name: str, values: Mapping[str, Text], source: str) -> list[T
         raise HermesError(f"{source}: {error}") from None
 
 
-def _convert(context: click.Context, option: click.Option, text: Text, source: str) -> object:
+def _convert(context: click.Context, option: click.Option, text: "Text", source: str) -> object:
     """A value of a file, converted by the option's own type. Raises HermesError."""
     if option.nargs > 1:
         return _convert_tuples(context, option, text, source)
@@ -118,7 +120,7 @@ def _convert(context: click.Context, option: click.Option, text: Text, source: s
 
 
 def _convert_tuples(
-    context: click.Context, option: click.Option, text: Text, source: str
+    context: click.Context, option: click.Option, text: "Text", source: str
 ) -> tuple[tuple[object, ...], ...]:
     """A list of lists, each of as many values as the option takes. Raises HermesError."""
     found = []
@@ -134,7 +136,7 @@ def _convert_tuples(
 
 
 def _convert_items(
-    context: click.Context, option: click.Option, items: Sequence[Text], source: str
+    context: click.Context, option: click.Option, items: "Sequence[Text]", source: str
 ) -> list[object]:
     name = _get_name(option)
     try:

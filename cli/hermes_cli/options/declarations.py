@@ -9,9 +9,8 @@ import click
 from click.shell_completion import CompletionItem
 
 from hermes import mal
-from hermes.arguments import keep_option_names
+from hermes.arguments import SHORT_NAMES, keep_option_names
 from hermes.errors import HermesError, SpecError
-from hermes.interface import SHORT_NAMES
 from hermes.options import COMMANDS, GROUPS, Argument, Option, get_options
 from hermes.options.option import GROUP_OF_REST
 from hermes_cli.display.help_sections import NO_BREAK, Row, strip_period, write_sections

@@ -9,6 +9,9 @@ __all__ = ["fetch_model", "locate_model"]
 
 def fetch_model(place: str | Path) -> Path:
     """The local path of a model, downloaded first if it is on the Hub; prints notes to stderr."""
+    path = Path(place)
+    if path.exists() or (len(path.parts) == 1 and not path.suffix):
+        return path  # neither on the Hub nor after an epoch, which takes a while to find out
     from hermes.interop.hub import resolve_hub_path
 
     found, notes = resolve_hub_path(place)

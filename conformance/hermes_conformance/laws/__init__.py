@@ -9,6 +9,7 @@ from hermes_conformance.laws import (
     as_trained,
     compiled,
     core_library,
+    device_rows,
     exact,
     gradient_noise,
     interchange,
@@ -52,7 +53,13 @@ LEVELS = (
     Level(
         "L2",
         "float32 kernels",
-        (*kernels.LAWS, *rows.LAWS_32, *invariant_rows.LAWS_32, *gradient_noise.LAWS_32),
+        (
+            *kernels.LAWS,
+            *rows.LAWS_32,
+            *invariant_rows.LAWS_32,
+            *device_rows.LAWS,
+            *gradient_noise.LAWS_32,
+        ),
         kernels.make_cases,
     ),
     Level(

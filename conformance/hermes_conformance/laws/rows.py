@@ -1,6 +1,6 @@
 """Laws of L1 to L3 about rows of different lengths in one KV cache."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -19,10 +19,13 @@ from hermes_conformance.oracle.rounding_noise import (
 )
 
 ROWS = (2, 0, 1)  # of the cache, for each of three texts; row 3 comes in later
-Found = Iterator[tuple[str, int, int, np.ndarray]]
+FoundRow = tuple[str, int, int, np.ndarray]
+Found = Iterator[FoundRow]
+Measured = Iterator[Measurement]
+BOUNDS_32 = (tolerance.TOKEN_32, tolerance.ELEMENT_32)
 
 
-class _Reader:
+class RowReader:
     """Reads three texts, which are rows of the case, through the rows of one cache."""
 
     def __init__(self, case: Case, decoder: RowDecoder):
@@ -71,7 +74,7 @@ def read_rows(case: Case, backends: Backends, precision: str) -> Found:
     model = backends.subject.build_model(case, precision)
     if not isinstance(model, DecodesRows):
         raise Unsupported(f"{backends.subject.name} reads rows of different lengths one by one")
-    reader = _Reader(case, model.row_decoder(4, case.T))
+    reader = RowReader(case, model.row_decoder(4, case.T))
     yield from reader.read_all()
     yield from reader.read_prefix()
 
@@ -95,17 +98,30 @@ def rows(case: Case, backends: Backends) -> Iterator[Measurement]:
             yield compare_values("what a row begins with", what, kept, tolerance.EXACT)
 
 
-def _make_noise_check(
-    precision: str, token_bound: tolerance.Bound, element_bound: tolerance.Bound
-) -> Check:
+def compare_with_pass(
+    case: Case,
+    backends: Backends,
+    found: Iterable[FoundRow],
+    precision: str = "float32",
+    bounds: tuple[tolerance.Bound, tolerance.Bound] = BOUNDS_32,
+) -> Measured:
+    """Compare logits of rows with the reference's full pass, as a format may err.
+
+    bounds: of a token's logits and of one of them.
+    """
+    noise = estimate_logit_noise(backends.oracle, case, precision)
+    for what, b, end, got in found:
+        at = np.s_[b : b + 1, end - 1 : end]
+        here = LogitNoise(noise.logits[at], noise.sigma[at], noise.kl, noise.unit)
+        name = f"{what}: row {b}, logits after {end} tokens"
+        yield from compare_with_noise(name, got[None, None], here, *bounds)
+
+
+def _make_noise_check(precision: str, bounds: tuple[tolerance.Bound, tolerance.Bound]) -> Check:
     def check(case: Case, backends: Backends) -> Iterator[Measurement]:
         """Rows of different lengths err as the format does in a full pass."""
-        noise = estimate_logit_noise(backends.oracle, case, precision)
-        for what, b, end, got in read_rows(case, backends, precision):
-            at = np.s_[b : b + 1, end - 1 : end]
-            here = LogitNoise(noise.logits[at], noise.sigma[at], noise.kl, noise.unit)
-            name = f"{what}: row {b}, logits after {end} tokens"
-            yield from compare_with_noise(name, got[None, None], here, token_bound, element_bound)
+        found = read_rows(case, backends, precision)
+        yield from compare_with_pass(case, backends, found, precision, bounds)
 
     return check
 
@@ -138,7 +154,7 @@ LAWS_32 = (
         "rows",
         "logits of rows of different lengths err as float32 does",
         tolerance.TOKEN_32,
-        _make_noise_check("float32", tolerance.TOKEN_32, tolerance.ELEMENT_32),
+        _make_noise_check("float32", BOUNDS_32),
         _is_of_rows,
         precision="float32",
     ),
@@ -149,7 +165,7 @@ LAWS_16 = (
         "rows",
         "logits of rows of different lengths err as bfloat16 does",
         tolerance.TOKEN_16,
-        _make_noise_check("bfloat16", tolerance.TOKEN_16, tolerance.ELEMENT_16),
+        _make_noise_check("bfloat16", (tolerance.TOKEN_16, tolerance.ELEMENT_16)),
         _is_of_rows,
         precision="bfloat16",
     ),

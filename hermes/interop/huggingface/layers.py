@@ -7,7 +7,6 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-from hermes.numerics.positions import yarn_range
 from hermes.spec import (
     AttentionSpec,
     BlockSpec,
@@ -128,6 +127,8 @@ def has_valid_ramp(spec: ModelSpec, rope: Rope) -> bool:
     """False for a YaRN whose ramp is empty, which readers compute differently."""
     if not isinstance(rope.scaling, YarnScaling):
         return True
+    from hermes.numerics.positions import yarn_range  # and NumPy, of which this alone has need
+
     size = rope.rotary_dim or spec.attentions[0].head_size
     low, high = yarn_range(rope.scaling, rope.theta, size)
     return low <= high

@@ -6,9 +6,6 @@ Measured by running each on small random models, which the tests repeat: transfo
 
 import math
 
-import ml_dtypes
-import numpy as np
-
 from hermes.interop.huggingface.families import find_family
 from hermes.interop.huggingface.inexpressible import explain_inexpressible
 from hermes.interop.huggingface.layers import (
@@ -189,6 +186,9 @@ def _find_mlx_lm_difference(spec: ModelSpec, block: WholeBlock, family: str) -> 
 def _find_gemma3_difference(spec: ModelSpec) -> str | None:
     if spec.output.softcap is not None:
         return "it ignores the soft cap of the logits"
+    import ml_dtypes  # with NumPy, which few need who ask who reads a model
+    import numpy as np
+
     root = math.sqrt(spec.hidden_size)
     if float(np.asarray(root).astype(ml_dtypes.bfloat16)) != root:
         return f"it rounds the embeddings' scale {root:.6g} to bfloat16"

@@ -1,0 +1,116 @@
+"""Laws of L2 about decoders made for a GPU: their steps, and the tokens that they choose."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from hermes.errors import Unsupported
+from hermes.inference.filters import compute_probabilities, draw_candidate, filter_tokens
+from hermes.inference.sampling import GREEDY, Sampling
+from hermes.interface import ChoosesTokens, DecodesOnDevice, TokenChoice
+from hermes_conformance.cases.case import Case
+from hermes_conformance.laws.generation import can_decode
+from hermes_conformance.laws.rows import RowReader, compare_with_pass
+from hermes_conformance.measure import tolerance
+from hermes_conformance.measure.compare import Measurement, compare_values
+from hermes_conformance.measure.law import Law, match_names
+from hermes_conformance.measure.subject import Backends
+
+SAMPLINGS = (
+    GREEDY,
+    Sampling(temperature=1.0),
+    Sampling(temperature=0.8, top_k=3),
+    Sampling(temperature=1.2, top_p=0.6),
+    Sampling(temperature=1.0, min_p=0.3),
+    Sampling(temperature=1.5, top_k=6, top_p=0.8, min_p=0.05),
+)
+UNIFORMS = (0.02, 0.37, 0.63, 0.98)
+NEAR = 1e-5  # of a boundary between two tokens, where float32's last bits choose
+
+
+def make_decoder(case: Case, backends: Backends, rows: int) -> ChoosesTokens:
+    """The decoder, of a model that sums in any order, as production's. Raises Unsupported."""
+    subject = backends.subject
+    model = subject.build_model(case, "float32", deterministic=False)
+    if not isinstance(model, DecodesOnDevice):
+        raise Unsupported(f"{subject.name} has no decoders of its own for a GPU")
+    return model.make_device_row_decoder(rows, case.T)
+
+
+def device_rows(case: Case, backends: Backends) -> Iterator[Measurement]:
+    """Rows in the cache of a GPU's decoder err as float32 does in a full pass."""
+    reader = RowReader(case, make_decoder(case, backends, 4))
+    yield from compare_with_pass(case, backends, (*reader.read_all(), *reader.read_prefix()))
+
+
+def choices(case: Case, backends: Backends) -> Iterator[Measurement]:
+    """A device chooses the tokens that the host chooses from the same logits."""
+    length = case.T - 1
+    told, chooser = (make_decoder(case, backends, 2) for _ in range(2))
+    for decoder in (told, chooser):
+        for row in range(2):
+            decoder.open_row(row, case.T)
+            decoder.advance([row], case.tokens[:1, : length - row], [length - row])
+    last = np.array([case.tokens[0, length - row : length - row + 1] for row in range(2)])
+    logits = told.advance([0, 1], last, [1, 1])
+    vocab_size = case.spec.vocab_size
+    for sampling in SAMPLINGS:
+        choice = TokenChoice(sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p)
+        for uniform in UNIFORMS:
+            expected = [_choose(row, sampling, uniform) for row in logits]
+            for row in range(2):  # as far as they were before
+                kept = length - row
+                chooser.open_row(row, case.T, source=row, length=kept)
+            if any(one is None for one in expected):
+                continue
+            got = chooser.choose(
+                [0, 1], last, [1, 1], [choice] * 2, [uniform] * 2, vocab_size
+            ).tolist()
+            yield compare_values(f"{choice} at {uniform}", got, expected, tolerance.EXACT)
+
+
+def _choose(
+    logits: "np.typing.NDArray[np.floating]", sampling: Sampling, uniform: float
+) -> int | None:
+    """The host's choice; None where it is too near to another to be told from it."""
+    wide = logits.astype(np.float64)
+    if sampling.temperature == 0:
+        first, second = np.sort(wide)[:-3:-1]
+        return int(wide.argmax()) if first - second > NEAR * abs(first) else None
+    sums = np.cumsum(compute_probabilities(logits, sampling))
+    if np.abs(sums - uniform).min() < NEAR:
+        return None
+    return draw_candidate(filter_tokens(wide, sampling), uniform)
+
+
+_KINDS = match_names("default/", "decoding.", "attention.", "edge.window")
+
+
+def _is_hot(case: Case) -> bool:
+    return can_decode(case) and case.name.endswith("/hot") and _KINDS(case)
+
+
+LAWS = (
+    Law(
+        "L2",
+        "device-rows",
+        "rows in the cache of a GPU's decoder err as float32 does",
+        tolerance.TOKEN_32,
+        device_rows,
+        _is_hot,
+        precision="float32",
+    ),
+    Law(
+        "L2",
+        "choices",
+        "a device chooses the tokens that the host chooses",
+        tolerance.EXACT,
+        choices,
+        lambda case: (
+            _is_hot(case)
+            and case.name.startswith(("default/", "decoding."))
+            and all(one.window_size is None for one in case.spec.attentions)
+        ),
+        precision="float32",
+    ),
+)
