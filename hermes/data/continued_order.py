@@ -12,7 +12,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from hermes.data.mixture_order import NEVER, MixtureOrder, Phase, find_source_windows
+from hermes.data.mixture_blocks import Phase
+from hermes.data.mixture_order import NEVER, MixtureOrder, find_source_windows
 
 __all__ = ["ContinuedOrder", "Order", "continue_order", "shift_phases"]
 
@@ -24,6 +25,7 @@ class Order(Protocol):
 
     seed: int
     sizes: tuple[int, ...]
+    numbering: int
 
     def choose_sources(self, positions: Numbers) -> tuple[Numbers, Numbers]:
         """Choose the source of each of the run's samples, and its number there. (K,) -> 2 (K,)"""
@@ -82,8 +84,9 @@ class ContinuedOrder:
 
     def __init__(self, before: Order, phases: Sequence[Phase]):
         self.seed, self.sizes, self._before = before.seed, before.sizes, before
+        self.numbering = before.numbering
         self.start = phases[0].start
-        self._inner = MixtureOrder(self.seed, phases, self.sizes)
+        self._inner = MixtureOrder(self.seed, phases, self.sizes, self.numbering)
         edge = before.find_edge(self.start)
         source, number = before.choose_sources(np.arange(self.start, edge))
         # What each source has left in the block that was begun, and the turn it is at behind that.

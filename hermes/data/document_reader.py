@@ -23,6 +23,7 @@ from hermes.data.files import (
     find_format,
     name_source,
     read_items,
+    require_short,
     split_lines,
 )
 from hermes.data.hub_datasets import is_hub_dataset, read_hub_dataset
@@ -209,7 +210,7 @@ def _read_txt(
             yield from _cut(parts, name, 1)
             return
         split = _split_lines if documents == "lines" else _split_paragraphs
-        for line, text in split(parts):
+        for line, text in split(parts, name):
             try:
                 _require_characters(text, f"{name}:{line}")
             except DataError as error:
@@ -223,24 +224,25 @@ def _read_txt(
     yield from read_items(path, read, "text", escape=escape, wrap=wrap)
 
 
-def _split_lines(parts: Iterator[str]) -> Iterator[tuple[int, str]]:
+def _split_lines(parts: Iterator[str], name: str) -> Iterator[tuple[int, str]]:
     """Yield the lines that are not blank, without their ends, and their numbers."""
-    for number, line in enumerate(split_lines(parts), 1):
+    for number, line in enumerate(split_lines(parts, name), 1):
         if not line.isspace():
             yield number, line.removesuffix("\n").removesuffix("\r")
 
 
-def _split_paragraphs(parts: Iterator[str]) -> Iterator[tuple[int, str]]:
+def _split_paragraphs(parts: Iterator[str], name: str) -> Iterator[tuple[int, str]]:
     """Yield what stands between blank lines, and the number of its first line."""
     held: list[str] = []
-    start = 1
-    for number, line in enumerate(split_lines(parts), 1):
+    start, size = 1, 0
+    for number, line in enumerate(split_lines(parts, name), 1):
         if not line.isspace():
-            start = start if held else number
+            start, size = (start if held else number), size + len(line)
+            require_short(size, f"{name}:{start}", "paragraph")
             held.append(line)
         elif held:
             yield start, "".join(held).removesuffix("\n").removesuffix("\r")
-            held = []
+            held, size = [], 0
     if held:
         yield start, "".join(held).removesuffix("\n").removesuffix("\r")
 

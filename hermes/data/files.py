@@ -28,6 +28,7 @@ __all__ = [
     "name_source",
     "open_source",
     "read_items",
+    "require_short",
     "split_lines",
     "spool",
 ]
@@ -35,6 +36,7 @@ __all__ = [
 FORMATS = ("csv", "json", "jsonl", "parquet", "tsv", "txt")
 STANDARD_INPUT = Path("-")
 BLOCK = 1 << 20  # bytes
+LONGEST_LINE = 1 << 28  # characters that are held of one line, paragraph, cell or item
 LONGEST_NAME = 4096  # characters of a path, at most, on Linux
 LONGEST_PART = 255  # bytes of a name between slashes, at most
 MOST_WORDS = 5  # of such a name that is not there and is yet taken for one
@@ -214,17 +216,33 @@ def decode_file(file: IO[bytes], name: str, *, escape: bool = False) -> Iterator
             return
 
 
-def split_lines(parts: Iterable[str]) -> Iterator[str]:
-    """Yield lines with their line ends, which are '\\n' or '\\r\\n'."""
+def split_lines(parts: Iterable[str], name: str) -> Iterator[str]:
+    """Yield lines with their line ends, which are '\\n' or '\\r\\n'.
+
+    Raises DataError, with the file's name, for a line that is too long to be held.
+    """
     unfinished: list[str] = []
+    number, size = 1, 0
     for part in parts:
         first, *rest = part.split("\n")
         unfinished.append(first)
+        size += len(first)
+        require_short(size, f"{name}:{number}", "line")
         for line in rest:
             yield "".join(unfinished) + "\n"
-            unfinished = [line]
+            unfinished, size = [line], len(line)
+        number += len(rest)
     if last := "".join(unfinished):
         yield last
+
+
+def require_short(size: int, where: str, what: str) -> None:
+    """Refuse to hold more of one line, paragraph or item. Raises DataError."""
+    if size > LONGEST_LINE:
+        raise DataError(
+            f"{where}: a {what} of more than {LONGEST_LINE:,} characters, which are held as a "
+            "whole; give shorter ones, or a document as long as that as a .txt of its own"
+        )
 
 
 def read_items(

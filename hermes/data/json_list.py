@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from hermes.data.files import require_short
 from hermes.errors import DataError
 from hermes.formatting import name_type
 
@@ -62,6 +63,8 @@ class _JsonText:
     def _read_more(self) -> None:
         """Read as much again as is held, and let go of what is done."""
         done, held = self._text[: self.at], self._text[self.at :]
+        line, _ = self._locate(self.at)
+        require_short(len(held), f"{self._name}:{line}", "value of a list")
         self._lines += done.count("\n")
         last = done.rfind("\n")
         self._columns = len(done) - last - 1 if last >= 0 else self._columns + len(done)

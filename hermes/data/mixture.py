@@ -9,7 +9,8 @@ import numpy as np
 
 from hermes.data.continued_order import ContinuedOrder, Order
 from hermes.data.dataset import CountBytes, UpdateLayout
-from hermes.data.mixture_order import MixtureOrder, Phase
+from hermes.data.mixture_blocks import AS_DRAWN, Phase
+from hermes.data.mixture_order import MixtureOrder
 from hermes.data.mixture_sources import WeightedSource, parse_mixture, strip_weights
 from hermes.data.order import Cursor
 from hermes.data.text_dataset import TextDataset, make_text_batch
@@ -27,6 +28,7 @@ class MixtureDataset:
     An epoch has as many samples as all sources have windows; a source is taken as often as its
     share says, in an order of its own each time. train and held_out: numbers of windows, of all
     sources. shares: of the run's first samples; later: what they are from other samples on.
+    numbering: as in MixtureOrder.
     """
 
     def __init__(
@@ -34,6 +36,7 @@ class MixtureDataset:
         datasets: Sequence[TextDataset],
         shares: Sequence[float],
         later: Sequence[Phase] = (),
+        numbering: int = AS_DRAWN,
     ):
         self.datasets, self.shares = tuple(datasets), tuple(shares)
         self.seed, self.seq_len = datasets[0].seed, datasets[0].seq_len
@@ -41,7 +44,7 @@ class MixtureDataset:
         self.held_out = range(sum(len(one.held_out) for one in datasets))
         self.phases = (Phase(0, self.shares), *later)
         sizes = [len(one.train) for one in datasets]
-        self.order: Order = MixtureOrder(self.seed, self.phases, sizes)
+        self.order: Order = MixtureOrder(self.seed, self.phases, sizes, numbering)
 
     def continue_with(self, phases: Sequence[Phase]) -> Self:
         """The dataset of a run that went back, and on with these phases."""

@@ -1,149 +1,37 @@
 """The order of a mixture: which source a run's samples are from, and which of its windows.
 
-The samples of a run come in blocks. In each block every source has its share, rounded so that the
-shares of all blocks up to any of them are right to within one sample; the order inside a block is a
-keyed permutation. Sample p of a run is therefore found from the seed, the weights and p alone, and
-so is its number among the samples of its source; both ways. Where weights change at a step, blocks
-begin anew with its first sample.
+The samples of a run come in blocks, of which mixture_blocks says what each sample is: a source, and
+a number in it. A source's samples are its windows in an order of its own, a new one whenever all
+are taken. Sample p of a run is therefore found from the seed, the weights and p alone, both ways.
+Where weights change at a step, blocks begin anew with its first sample.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from hermes.numerics.randomness import invert_permutation, permute
+from hermes.data.mixture_blocks import (
+    AS_DRAWN,
+    BLOCK,
+    Phase,
+    choose_sources,
+    choose_tail,
+    count_taken,
+    find_numbers,
+    find_positions,
+)
+from hermes.numerics.randomness import permute
 
-__all__ = [
-    "BLOCK",
-    "NEVER",
-    "MixtureOrder",
-    "Phase",
-    "choose_sources",
-    "find_numbers",
-    "find_positions",
-    "find_source_windows",
-    "name_order",
-]
+__all__ = ["NEVER", "MixtureOrder", "find_source_windows", "name_order"]
 
-BLOCK = 4096  # samples
 NEVER = int(np.iinfo(np.int64).max)
-
-
-@dataclass(frozen=True)
-class Phase:
-    """The shares of all sources from a sample of the run on, counted from 0."""
-
-    start: int
-    shares: tuple[float, ...]
-
-    @property
-    def purpose(self) -> str:
-        """The random stream of its blocks."""
-        return f"mixture/from {self.start}" if self.start else "mixture"
-
-
-def choose_sources(
-    seed: int, shares: Sequence[float], positions: NDArray[np.int64], purpose: str = "mixture"
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Choose the source of each of a run's samples, and its number in that source. (K,) -> 2 (K,)
-
-    positions: numbers of samples, from the run's first or that of a phase. Every number of a source
-    comes once.
-    """
-    source, number = np.empty_like(positions), np.empty_like(positions)
-    blocks = positions // BLOCK
-    for block in np.unique(blocks).tolist():
-        here = blocks == block
-        rank = permute(seed, f"{purpose}/{block}", BLOCK, positions[here] % BLOCK)
-        before, after = _end_sources(shares, block), _end_sources(shares, block + 1)
-        ends = after - before  # of each source's ranks in this block
-        chosen = np.searchsorted(ends, rank, side="right")
-        taken = np.diff(before, prepend=0)  # by each source, in all blocks before
-        source[here] = chosen
-        number[here] = taken[chosen] + rank - np.concatenate([[0], ends[:-1]])[chosen]
-    return source, number
-
-
-def _end_sources(shares: Sequence[float], block: ArrayLike) -> NDArray[np.int64]:
-    """The samples of each source and of those before it, in all blocks before `block`.
-
-    (...) -> (..., S)
-    """
-    upper = np.cumsum(np.asarray(shares, np.float64))
-    upper[-1] = 1.0
-    first = (np.asarray(block, np.int64) * BLOCK).astype(np.float64)
-    return np.floor(upper * first[..., None] + 0.5).astype(np.int64)
-
-
-def _count_taken(
-    shares: Sequence[float], source: int, block: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """Count the samples of a source in all blocks before each `block`. (K,) -> (K,)"""
-    return np.diff(_end_sources(shares, block), prepend=0)[..., source]
-
-
-def find_numbers(shares: Sequence[float], source: int, positions: range) -> range:
-    """The numbers of a source's samples in all blocks that have some of these samples of a run."""
-    blocks = np.array([positions.start // BLOCK, (positions.stop - 1) // BLOCK + 1])
-    return range(*_count_taken(shares, source, blocks).tolist())
-
-
-def find_positions(
-    seed: int,
-    shares: Sequence[float],
-    source: int,
-    numbers: NDArray[np.int64],
-    purpose: str = "mixture",
-) -> NDArray[np.int64]:
-    """Find the run's samples that are these of a source by number. (K,) -> (K,)
-
-    The inverse of `choose_sources`.
-    """
-    block = (numbers / (BLOCK * shares[source])).astype(np.int64)  # right to within rounding
-    while (late := _count_taken(shares, source, block) > numbers).any():
-        block -= late
-    while (early := _count_taken(shares, source, block + 1) <= numbers).any():
-        block += early
-    before, after = _end_sources(shares, block), _end_sources(shares, block + 1)
-    rank = numbers - _count_taken(shares, source, block)
-    if source:
-        rank += (after - before)[:, source - 1]
-    found = np.empty_like(numbers)
-    for one in np.unique(block).tolist():
-        here = block == one
-        found[here] = one * BLOCK + invert_permutation(seed, f"{purpose}/{one}", BLOCK, rank[here])
-    return found
 
 
 def name_order(source: int, epoch: int) -> str:
     """The purpose of the permutation of a source's windows in one of its epochs."""
     return f"mixture/{source}/order/{epoch}"
-
-
-def count_taken(shares: Sequence[float], blocks: int) -> NDArray[np.int64]:
-    """Count the samples of each source in the first blocks. -> (sources,)"""
-    return np.diff(_end_sources(shares, blocks), prepend=0)
-
-
-def choose_tail(
-    seed: int, phase: Phase, samples: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The sources and numbers of the samples behind the last whole block of a phase that ends.
-
-    They are numbered as they come: in a whole block every number comes, and in a part of one some
-    would be left out. samples: of the phase. -> 2 (samples % BLOCK,)
-    """
-    blocks, rest = divmod(samples, BLOCK)
-    positions = np.arange(blocks * BLOCK, blocks * BLOCK + rest)
-    source, _ = choose_sources(seed, phase.shares, positions, phase.purpose)
-    number = np.empty_like(source)
-    for index, taken in enumerate(count_taken(phase.shares, blocks).tolist()):
-        own = source == index
-        number[own] = taken + np.arange(own.sum())
-    return source, number
 
 
 def find_source_windows(
@@ -166,10 +54,18 @@ def find_source_windows(
 class MixtureOrder:
     """The samples of a run on several sources. phases: the shares, first those from sample 0 on.
 
-    sizes: windows of each source.
+    sizes: windows of each source. numbering: of a source's samples in a block, AS_DRAWN or, for
+    runs that were begun so, AS_SHUFFLED.
     """
 
-    def __init__(self, seed: int, phases: Sequence[Phase], sizes: Sequence[int]):
+    def __init__(
+        self,
+        seed: int,
+        phases: Sequence[Phase],
+        sizes: Sequence[int],
+        numbering: int = AS_DRAWN,
+    ):
+        self.numbering = numbering
         self.seed, self.phases, self.sizes = seed, tuple(phases), tuple(sizes)
         self._taken = [np.zeros(len(sizes), np.int64)]  # by each source, before each phase
         self._tails: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
@@ -199,7 +95,9 @@ class MixtureOrder:
         for index in np.unique(at).tolist():
             here, phase = at == index, self.phases[index]
             own = positions[here] - phase.start
-            sources, numbers = choose_sources(self.seed, phase.shares, own, phase.purpose)
+            sources, numbers = choose_sources(
+                self.seed, phase.shares, own, phase.purpose, self.numbering
+            )
             if index < len(self._tails):
                 tail = self._find_tail(index)
                 behind = own >= tail
@@ -255,7 +153,7 @@ class MixtureOrder:
                 rest = np.flatnonzero(self._tails[index][0] == source)
                 places[behind] = tail + rest[own[behind] - whole]
             places[~behind] = find_positions(
-                self.seed, phase.shares, source, own[~behind], phase.purpose
+                self.seed, phase.shares, source, own[~behind], phase.purpose, self.numbering
             )
             found[here] = phase.start + places
         return found

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
+from hermes.data import files
 from hermes.data.bad_records import BadRecords, skip_or_raise
 from hermes.data.files import (
     STANDARD_INPUT,
@@ -27,7 +28,6 @@ __all__ = ["Record", "parse_records", "read_file_records", "read_records"]
 
 Parsed = TypeVar("Parsed")
 
-LONGEST_FIELD = 2**31 - 1  # of CSV, in characters; the module's own limit is 128 KiB
 FORMATS = ("csv", "json", "jsonl", "parquet", "tsv")
 
 
@@ -140,7 +140,7 @@ def read_file_records(
 def _read_jsonl(
     parts: Iterator[str], name: str, bad: BadRecords | None, given: str
 ) -> Iterator[Record]:
-    for number, line in enumerate(split_lines(parts), 1):
+    for number, line in enumerate(split_lines(parts, name), 1):
         if line.isspace():
             continue
         try:
@@ -166,11 +166,11 @@ def _read_json(parts: Iterator[str], name: str, given: str) -> Iterator[Record]:
 
 def _read_rows(parts: Iterator[str], name: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """Yield the rows that are not empty, each with the line on which it begins."""
-    rows = csv.reader(split_lines(parts), strict=True, delimiter=delimiter)
+    rows = csv.reader(split_lines(parts, name), strict=True, delimiter=delimiter)
     while True:
         line = rows.line_num + 1
-        # The limit is global to the process, so it is restored at once.
-        allowed = csv.field_size_limit(LONGEST_FIELD)
+        # The module's own limit is 128 KiB; it is global to the process, so it is restored at once.
+        allowed = csv.field_size_limit(files.LONGEST_LINE)
         try:
             row = next(rows, None)
         except csv.Error as error:

@@ -19,7 +19,7 @@ from hermes.data.document_index import (
 )
 from hermes.data.document_reader import TextFormat, choose_format, is_line_exact
 from hermes.data.loading import DataOptions, load_tokens
-from hermes.data.mixture_order import Phase
+from hermes.data.mixture_blocks import AS_SHUFFLED, Phase
 from hermes.data.prepared.documents import open_index
 from hermes.data.prepared.manifest import read_manifest
 from hermes.data.stream_index import scan_documents
@@ -42,7 +42,7 @@ __all__ = [
 ]
 
 NAME = "data.json"
-FORMAT, VERSION = "hermes run data", 2
+FORMAT, VERSION = "hermes run data", 3
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,8 @@ class DataRecord:
     documents. options: how text is read. overlong: what becomes of documents longer than a row,
     where each document has one; "" where rows are windows. later: the samples from which on the
     shares are others, with those. continued: such phases once more, from the sample on at which the
-    run went on after each time that it went back.
+    run went on after each time that it went back. numbering: of a mixture's samples, as in
+    MixtureOrder; files of version 2 do not name theirs.
     """
 
     fingerprint: str
@@ -90,6 +91,7 @@ class DataRecord:
     overlong: str = ""
     later: tuple[tuple[int, tuple[float, ...]], ...] = ()
     continued: tuple[tuple[tuple[int, tuple[float, ...]], ...], ...] = ()
+    numbering: int = AS_SHUFFLED
 
     def continue_with(self, phases: Sequence[Phase]) -> "DataRecord":
         """The record of a run that went back, and on with these phases."""
@@ -173,10 +175,14 @@ class RunData:
 
     def write(self, run: Path) -> None:
         """Write a run's data.json. Raises StorageError."""
-        facts = {"format": FORMAT, "version": VERSION, **asdict(self)}
+        is_shuffled = all(one.numbering == AS_SHUFFLED for one in self.records)
+        version = 2 if is_shuffled else VERSION  # what older versions can read, they do
+        facts = {"format": FORMAT, "version": version, **asdict(self)}
         for record in facts["records"]:
             if not record["continued"]:  # which older versions do not know
                 del record["continued"]
+            if record["numbering"] == AS_SHUFFLED:
+                del record["numbering"]
         write_atomically(run / NAME, (json.dumps(facts, indent=1) + "\n").encode())
 
     @classmethod

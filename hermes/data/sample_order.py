@@ -79,7 +79,7 @@ class WindowOrder:
         phases = record.phases
         self._mixture: Order | None = None
         if phases:
-            order = MixtureOrder(record.seed, phases, sizes)
+            order = MixtureOrder(record.seed, phases, sizes, record.numbering)
             self._mixture = continue_order(order, record.continuations)
 
     def list_windows(self, samples: range) -> list[Window]:

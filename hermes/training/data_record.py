@@ -8,6 +8,7 @@ from hermes.data import count_run_samples
 from hermes.data.document_dataset import DocumentDataset
 from hermes.data.files import STANDARD_INPUT, name_source
 from hermes.data.mixture import parse_mixture
+from hermes.data.mixture_blocks import AS_SHUFFLED
 from hermes.data.mixture_sources import list_changes
 from hermes.data.prepared import is_prepared
 from hermes.data.remote import locate_source
@@ -32,8 +33,12 @@ def make_data_record(
     fingerprint: str,
     streams: Sequence[TokenStream],
     datasets: Sequence[TextDataset | DocumentDataset],
+    numbering: int = AS_SHUFFLED,
 ) -> DataRecord:
-    """Describe the data of a run on text: its streams, and the dataset of each."""
+    """Describe the data of a run on text: its streams, and the dataset of each.
+
+    numbering: of a mixture's samples.
+    """
     mixture = parse_mixture(request.data)
     names: list[tuple[str, ...]] = [source.data for source in mixture] or [request.data]
     changes = list_changes(mixture) if mixture else []
@@ -60,6 +65,7 @@ def make_data_record(
         max_bad_records=request.data_options.max_bad_records,
         overlong="" if request.rows.pack else request.rows.overlong,
         later=tuple((step * per_step, shares) for step, shares in changes[1:]),
+        numbering=numbering,
     )
 
 

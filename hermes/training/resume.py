@@ -31,6 +31,7 @@ from hermes.training.setup import (
     fit_vocabulary,
     make_training_data,
     require_tokenizer,
+    warn_no_evaluation,
 )
 from hermes.training.text_boundaries import restore_boundaries
 
@@ -65,9 +66,10 @@ def prepare_resumed(
     notes += [*fit_notes, *check_memory(request, spec, recipe)]
     if progress.step < progress.total_steps:
         request.on_model(request, spec, recipe)
-    with make_training_data(request, spec, tokenizer, recipe) as data:
+    with make_training_data(request, spec, tokenizer, recipe, progress.data) as data:
         check_patience(request.patience, data, recipe)
         notes += [*data.notes, *check_best_metric(request.keep.best, data, recipe)]
+        notes += warn_no_evaluation(data, recipe)
         changed = require_same_run(
             checkpoint.path,
             progress,

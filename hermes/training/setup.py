@@ -32,6 +32,7 @@ __all__ = [
     "make_training_data",
     "prepare_new",
     "require_tokenizer",
+    "warn_no_evaluation",
 ]
 
 LONGEST_DEFAULT = 256
@@ -60,6 +61,7 @@ def prepare_new(request: RunRequest) -> RunComponents:
     with make_training_data(request, spec, tokenizer, recipe) as data:
         check_patience(request.patience, data, recipe)
         notes += [*data.notes, *check_best_metric(request.keep.best, data, recipe)]
+        notes += warn_no_evaluation(data, recipe)
         position, size = Position(), len(data.dataset.train)
         total = count_steps(recipe, position, size, request.world_size)
         notes += warn_long_warmup(recipe, total)
@@ -120,12 +122,15 @@ def _describe_frozen(spec: ModelSpec, recipe: Recipe) -> list[str]:
 
 @contextmanager
 def make_training_data(
-    request: RunRequest, spec: ModelSpec, tokenizer: Tokenizer, recipe: Recipe
+    request: RunRequest, spec: ModelSpec, tokenizer: Tokenizer, recipe: Recipe, begun_on: str = ""
 ) -> Iterator[TrainingData]:
-    """The request's training data, closed again where the block fails. Raises DataError."""
+    """The request's training data, closed again where the block fails. Raises DataError.
+
+    begun_on: the fingerprint of a resumed run's data.
+    """
     make = request.make_data
     if make is None:
-        data = make_text_data(request, spec, tokenizer, recipe)
+        data = make_text_data(request, spec, tokenizer, recipe, begun_on)
     else:
         data = make(spec, tokenizer, recipe, request.process_group)
     try:
@@ -138,9 +143,24 @@ def make_training_data(
 def _require_evaluations(option: str, data: TrainingData, recipe: Recipe) -> None:
     """Raise HermesError where an option waits for evaluations that never come."""
     if not data.dataset.held_out:
-        raise HermesError(f"{option} needs {data.unit} held out: --val-fraction")
+        raise HermesError(f"{option} needs {_say_what_is_missing(data)}")
     if not recipe.eval_every:
         raise HermesError(f"{option} needs evaluations on the way: --eval-every")
+
+
+def _say_what_is_missing(data: TrainingData) -> str:
+    """What must be held out for an evaluation, and the options that do it."""
+    own = " or --val-data" if data.record is not None else ""  # which text alone can have
+    return f"{data.unit} held out: --val-fraction{own}"
+
+
+def warn_no_evaluation(data: TrainingData, recipe: Recipe) -> list[str]:
+    """What to tell the user about --eval-every where nothing is held out to evaluate."""
+    if not recipe.eval_every or data.dataset.held_out:
+        return []
+    return [
+        f"--eval-every {recipe.eval_every} has no effect: it needs {_say_what_is_missing(data)}"
+    ]
 
 
 def check_patience(patience: int, data: TrainingData, recipe: Recipe) -> None:

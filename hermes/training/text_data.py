@@ -16,6 +16,7 @@ from hermes.data.document_dataset import DocumentDataset
 from hermes.data.holding_out import split_at_document
 from hermes.data.loading import load_tokens, open_token_folder
 from hermes.data.mixture import MixtureDataset, Phase, WeightedSource, parse_mixture
+from hermes.data.mixture_blocks import AS_DRAWN, AS_SHUFFLED
 from hermes.data.mixture_sources import list_changes
 from hermes.distributed.agreement import all_or_none
 from hermes.distributed.process_group import ProcessGroup
@@ -32,10 +33,17 @@ from hermes.training.training_data import Mean, TrainingData, make_perplexity_ev
 __all__ = ["make_text_data", "shorten_names"]
 
 
+# What says in the fingerprint how the samples of a mixture are numbered.
+NUMBERINGS = {AS_SHUFFLED: "", AS_DRAWN: "/as drawn"}
+
+
 def make_text_data(
-    request: RunRequest, spec: ModelSpec, tokenizer: Tokenizer, recipe: Recipe
+    request: RunRequest, spec: ModelSpec, tokenizer: Tokenizer, recipe: Recipe, begun_on: str = ""
 ) -> TrainingData:
-    """The request's text in windows of seq_len. Raises DataError, StorageError."""
+    """The request's text in windows of seq_len. Raises DataError, StorageError.
+
+    begun_on: the fingerprint of a resumed run's data; a mixture goes on as it was begun.
+    """
     mixture = parse_mixture(request.data)
     with ExitStack() as stack:
 
@@ -92,7 +100,9 @@ def make_text_data(
         tokens: TokenSource = streams[0]
         notes = [note for stream in streams for note in stream.notes]
         names: list[str] = []
-        how = ""
+        held_out = () if validation is None else (validation,)
+        how = request.rows.describe()
+        numbering = AS_SHUFFLED  # of what is no mixture, and says nothing of it
         if mixture:
             per_step = recipe.batch_size * recipe.grad_accum * request.world_size
             changes = list_changes(mixture)
@@ -102,7 +112,11 @@ def make_text_data(
                     "--batch-size-schedule changes it: leave one of them out"
                 )
             later = [Phase(step * per_step, shares) for step, shares in changes[1:]]
-            dataset = mixed = MixtureDataset(datasets, changes[0][1], later)
+            how = _describe_weights(mixture) + how
+            shuffled = JoinedSource(tuple(streams), held_out, how + NUMBERINGS[AS_SHUFFLED])
+            numbering = AS_SHUFFLED if shuffled.fingerprint == begun_on else AS_DRAWN
+            how += NUMBERINGS[numbering]
+            dataset = mixed = MixtureDataset(datasets, changes[0][1], later, numbering)
             planned = count_planned_steps(recipe, request.world_size)
             samples = count_samples_before(recipe, planned, request.world_size)
             if not planned:
@@ -110,14 +124,12 @@ def make_text_data(
                     len(mixed.train), epochs=recipe.epochs, max_steps=0, per_update=1
                 )
             notes += mixed.describe_epochs([one.name for one in mixture], samples, per_step)
-            how = "".join(f"/{source.share!r}" for source in mixture)
-            how += "".join(f"@{step}/{shares!r}" for step, shares in changes[1:])
             names = shorten_names(mixture) if len(mixture) > 1 else []
-        how += request.rows.describe()
-        if mixture or validation is not None or how:
-            held_out = () if validation is None else (validation,)
+        if held_out or how:
             tokens = JoinedSource(tuple(streams), held_out, how)
-        record = make_data_record(request, tokenizer, recipe, tokens.fingerprint, streams, datasets)
+        record = make_data_record(
+            request, tokenizer, recipe, tokens.fingerprint, streams, datasets, numbering
+        )
         stack.pop_all()
     evaluate = make_perplexity_evaluation(
         datasets,
@@ -197,6 +209,12 @@ def _make_document_data(
         ),
         files=stream.sources,
     )
+
+
+def _describe_weights(mixture: Sequence[WeightedSource]) -> str:
+    """The shares of sources, and when they change, for the fingerprint."""
+    said = "".join(f"/{source.share!r}" for source in mixture)
+    return said + "".join(f"@{step}/{shares!r}" for step, shares in list_changes(mixture)[1:])
 
 
 def shorten_names(mixture: Sequence[WeightedSource]) -> list[str]:

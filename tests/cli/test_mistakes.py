@@ -46,7 +46,7 @@ from tests.cli.support import TRAIN, refuses
          "architecture to train goes to --model)"),
         (["--keep-last", "0"], 1, "--keep-last must be at least 1, got 0"),
         (["--keep-best", "val_loss"], 1,
-         "--keep-best val_loss needs sequences held out: --val-fraction"),
+         "--keep-best val_loss needs sequences held out: --val-fraction or --val-data"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, list) else "",
 )  # fmt: skip

@@ -6,14 +6,16 @@ import threading
 
 import pytest
 
-from hermes.data import read_documents
+from hermes.data import files, read_documents
 from hermes.data.bad_records import BadRecords
 from hermes.data.document_dataset import DocumentDataset
+from hermes.data.document_reader import TextFormat, read_file
 from hermes.data.loading import DataOptions, load_tokens
 from hermes.data.mixture import MixtureDataset
 from hermes.data.order import Cursor
 from hermes.data.prepared import PreparationOptions, open_prepared, prepare_tokens
 from hermes.data.prepared.documents import PreparedDocuments
+from hermes.data.source_file import CountingFile
 from hermes.data.text_dataset import TextDataset
 from hermes.errors import DataError
 from hermes.tokenizer import train_tokenizer
@@ -79,6 +81,40 @@ def test_bad_text_stops_with_its_file_and_place(write, tmp_path, tokenizer, way,
     if way is not read:
         with pytest.raises(DataError):
             way(path, tokenizer, tmp_path)
+
+
+WORDS = "word " * 60_000
+LINES = "word\n" * 60_000
+TOO_LONG = {
+    "a line of JSON": ("a.jsonl", f'"a"\n"{WORDS}"\n', "2: a line of more than 65,536 characters"),
+    "a list in one line": ("a.jsonl", f'["{WORDS}"]', "1: a line of more than 65,536 characters"),
+    "a line": ("a.txt", f"a\n\n{WORDS}", "3: a line of more than 65,536 characters"),
+    "a paragraph": ("b.txt", f"a\n\n{LINES}", "3: a paragraph of more than 65,536 characters"),
+    "a cell": ("a.csv", f"text\na\n{WORDS}\n", "3: a line of more than 65,536 characters"),
+    "an open quote": ("a.csv", f'text\na\n"{LINES}', "3: not CSV (field larger than field limit"),
+    "an item": ("a.json", f'["a",\n"{WORDS}"]', "2: a value of a list of more than 65,536"),
+    "a list in a list": ("a.json", f"[[{'1, ' * 100_000}0]]", "1: a value of a list of more than"),
+}
+
+
+@pytest.mark.parametrize("kind", TOO_LONG)
+def test_what_is_too_long_is_refused_and_not_held(write, monkeypatch, kind):
+    """With a limit of 64 KiB, no more is read than twice as much, of files of 300 kB."""
+    monkeypatch.setattr(files, "BLOCK", 1 << 12)
+    monkeypatch.setattr(files, "LONGEST_LINE", 1 << 16)
+    name, content, expected = TOO_LONG[kind]
+    path, held = write(name, content), []
+
+    def count(file):
+        held.append(CountingFile(file))
+        return held[0].as_file()
+
+    documents = {"a.txt": "lines", "b.txt": "blank-line"}.get(name, "file")
+    with pytest.raises(DataError) as error:
+        for _ in read_file(path, path.suffix[1:], TextFormat(documents=documents), wrap=count):
+            pass
+    assert str(error.value).startswith(f"{path}:{expected}")
+    assert held[0].size < 160_000 < path.stat().st_size
 
 
 @WAYS

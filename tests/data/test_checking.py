@@ -2,17 +2,20 @@
 
 import json
 import re
+from itertools import pairwise
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import hermes
 from hermes.chat_templates.encoder import ChatEncoder
 from hermes.chat_templates.template import Template
-from hermes.data.checking import CheckOptions, RunPlan, check_text
+from hermes.data.checking import CheckOptions, RunPlan, check_text, near_duplicates, text_reader
 from hermes.data.conversations import parse_conversation
 from hermes.data.records import read_records
 from hermes.errors import DataError, HermesError
-from hermes.tokenizer import CHAT_TEMPLATE, train_tokenizer
+from hermes.tokenizer import CHAT_TEMPLATE, Tokenizer, train_tokenizer
 from hermes.training.metrics_file import read_metrics
 from hermes_cli.display.data_findings import describe_findings
 from tests.data.recorded import LITTLE
@@ -74,6 +77,53 @@ def test_of_many_fields_the_first_are_named_with_how_many_more_there_are(write):
 def test_a_long_document_is_one(write):
     found = check_text(write("a.txt", TEXT * 900))
     assert (found.documents, found.longest) == (1, 900 * len(TEXT))
+
+
+def test_of_a_long_document_little_is_held(write, tokenizer, monkeypatch):
+    """It is encoded in batches of bounded length, and all that is found is the same."""
+    words = " ".join(f"word{number}" for number in range(20_000))
+    spoilt = words[:400_000] + "CafÃ©\0\ufffd" + words[400_000:]
+    path = write("a.jsonl", json.dumps(words) + "\n" + json.dumps(spoilt) + '\n"short one"\n')
+    options = CheckOptions(near_duplicates=0.8, seq_len=100_000, show_samples=3)
+
+    def check():
+        return check_text(path, tokenizer=tokenizer, validation=path, options=options)
+
+    whole, encode, sizes = check(), Tokenizer.encode_batch, []
+
+    def count(self, texts, **given):
+        sizes.append(sum(map(len, texts)))
+        return encode(self, texts, **given)
+
+    monkeypatch.setattr(Tokenizer, "encode_batch", count)
+    monkeypatch.setattr(text_reader, "choose_batch_size", lambda: 1)
+    monkeypatch.setattr(near_duplicates, "HELD", 1000)
+    assert check() == whole
+    assert len(sizes) == 5  # two pieces of each long document, and the short one
+    assert max(sizes) <= 1 << 17
+    ids = [[*tokenizer.encode(text), tokenizer.eos_id] for text in (words, spoilt, "short one")]
+    assert (whole.tokens, whole.longest) == (sum(map(len, ids)), max(map(len, ids)))
+
+
+@given(st.text("ab \n", max_size=300), st.integers(1, 40), st.randoms(use_true_random=False))
+def test_shingles_are_those_of_the_text_however_it_comes(text, held, random):
+    def cut(parts, size):
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(near_duplicates, "HELD", size)
+            patched.setattr(near_duplicates, "LONGEST_WORD", 0 if has_characters else 1000)
+            cutter = near_duplicates.ShingleCutter()
+            return [one for part in parts for one in cutter.add(part)] + list(cutter.finish())
+
+    places = sorted(random.choices(range(len(text) + 1), k=5))
+    parts = [text[a:b] for a, b in pairwise([0, *places, len(text)])]
+    for has_characters in (False, True):
+        whole = cut([text], len(text) + 1)
+        words = text.split()
+        if words and not has_characters:
+            count = max(1, len(words) - 4)
+            assert whole == [" ".join(words[n : n + 5]).encode() for n in range(count)]
+        if max(map(len, words), default=0) < held:  # a longer word is cut
+            assert cut(parts, held) == whole
 
 
 def test_an_empty_or_cut_file_stops_the_check(write):

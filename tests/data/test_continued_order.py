@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from hermes.data.continued_order import continue_order, shift_phases
-from hermes.data.mixture_order import BLOCK, NEVER, MixtureOrder, Phase
+from hermes.data.mixture_blocks import AS_DRAWN, AS_SHUFFLED, BLOCK, Phase
+from hermes.data.mixture_order import NEVER, MixtureOrder
 
 SIZES = (70, 300, 1000)
 FIRST = (0.5, 0.3, 0.2)
@@ -23,10 +24,15 @@ CASES = {
 END = 3 * BLOCK
 
 
+@pytest.fixture(params=[AS_DRAWN, AS_SHUFFLED])
+def numbering(request):
+    return request.param
+
+
 @pytest.fixture(params=CASES)
-def orders(request):
+def orders(request, numbering):
     """The order before each jump, and the last one."""
-    whole = MixtureOrder(5, PHASES, SIZES)
+    whole = MixtureOrder(5, PHASES, SIZES, numbering)
     jumps = CASES[request.param]
     return [continue_order(whole, jumps[:n]) for n in range(len(jumps) + 1)], jumps
 
@@ -45,6 +51,15 @@ def test_what_was_before_stays_and_no_window_comes_twice(orders):
         # But for blocks that are not over, every number comes.
         assert np.setdiff1d(np.arange(own.max() + 1), own).size <= BLOCK
         assert made[-1].count_source_samples(END)[k] == len(own)
+
+
+@pytest.mark.parametrize("numbering", [AS_DRAWN], indirect=True)
+def test_a_source_gives_its_windows_in_order_across_jumps(orders, numbering):
+    """So that it has given each of an epoch, but for those left out, before one of the next."""
+    made, _ = orders
+    source, number = made[-1].choose_sources(np.arange(END))
+    for k in range(len(SIZES)):
+        assert (np.diff(number[source == k]) > 0).all()
 
 
 def test_shares_are_those_of_their_phases(orders):

@@ -1,18 +1,23 @@
 """Mixtures: right shares, every sample once, and a function of the seed and the position alone."""
 
+import hashlib
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hermes.data import Cursor, TextDataset, TokenStream
 from hermes.data.mixture import MixtureDataset, WeightedSource, parse_mixture, strip_weights
-from hermes.data.mixture_order import (
+from hermes.data.mixture_blocks import (
+    AS_SHUFFLED,
     BLOCK,
-    NEVER,
     Phase,
     choose_sources,
     find_numbers,
     find_positions,
 )
+from hermes.data.mixture_order import NEVER, MixtureOrder
 from hermes.data.mixture_sources import list_changes, locate_mixture_source, spell_mixture
 from hermes.errors import DataError
 
@@ -300,3 +305,53 @@ def test_rows_tell_their_sources():
     assert (batch.sources == expected).all()
     alone = MixtureDataset(data.datasets[:1], (1.0,))
     assert alone.draw_batch(Cursor(), samples=7, micro_batch=4, accum=2)[0].sources is None
+
+
+@st.composite
+def mixtures(draw):
+    """Orders of mixtures: sizes of sources far below and above a block's, weights that change."""
+    sizes = draw(st.lists(st.integers(1, 9000), min_size=1, max_size=4))
+    weights = st.lists(st.integers(1, 1000), min_size=len(sizes), max_size=len(sizes))
+    starts = draw(st.lists(st.integers(1, 3 * BLOCK), max_size=2, unique=True))
+    phases = []
+    for start in [0, *sorted(starts)]:
+        own = np.array(draw(weights), float)
+        if phases and len(own) > 1 and draw(st.booleans()):
+            own[draw(st.integers(0, len(own) - 1))] = 0  # a source that pauses
+        phases.append(Phase(start, tuple((own / own.sum()).tolist())))
+    return MixtureOrder(draw(st.integers(0, 2**63 - 1)), phases, sizes)
+
+
+@settings(max_examples=25, deadline=None)
+@given(mixtures(), st.integers(1, 4 * BLOCK), st.randoms(use_true_random=False))
+def test_a_source_gives_all_its_windows_before_it_gives_one_again(order, samples, random):
+    """The n-th sample of a source is n % size of epoch n // size, whatever is asked for at once."""
+    positions = np.arange(samples)
+    source, window, epoch = order.find_windows(positions)
+    for index, size in enumerate(order.sizes):
+        own, epochs = window[source == index], epoch[source == index]
+        assert (epochs == np.arange(len(own)) // size).all()
+        for start in range(0, len(own), size):
+            once = own[start : start + size]
+            assert len(set(once.tolist())) == len(once)
+            assert set(once.tolist()) <= set(range(size))
+        (places,) = np.nonzero(source == index)
+        assert (order.find_positions(index, np.arange(len(own))) == places).all()
+    some = np.array(random.sample(range(samples), min(samples, 50)))
+    for found, whole in zip(order.find_windows(some), (source, window, epoch), strict=True):
+        assert (found == whole[some]).all()
+
+
+def test_runs_that_were_begun_with_shuffled_numbers_have_the_samples_that_they_had():
+    """Recorded from the version that knew no other order."""
+    phases = (Phase(0, (0.5, 0.5, 0.0)), *PHASES)
+    order = MixtureOrder(2, phases, [30, 31, 32], AS_SHUFFLED)
+    positions = np.arange(PHASES[1].start + 2 * BLOCK)
+    found = np.stack(order.find_windows(positions))
+    assert found[:, :6].tolist() == [[1, 0, 1, 0, 0, 1], [8, 29, 1, 17, 15, 0], [0] * 6]
+    digest = hashlib.sha256(found.astype("<i8").tobytes()).hexdigest()
+    assert digest.startswith("2304c3d1989df8b8")
+    source, number = order.choose_sources(positions)
+    for index in range(3):
+        (own,) = np.nonzero(source == index)
+        assert (order.find_positions(index, number[own]) == own).all()

@@ -59,9 +59,19 @@ def test_a_run_ends_early_saved_and_a_resumed_one_at_the_same_step(go, backend, 
     assert again.steps == end.step
 
 
+def test_evaluations_of_nothing_are_said(go):
+    said = "--eval-every 2 has no effect: it needs sequences held out: --val-fraction or --val-data"
+    assert said in go(val_fraction=0.0, eval_every=2, max_steps=2).notes
+    assert said in go(val_fraction=0.0, eval_every=2, max_steps=3, resume=True).notes
+    assert said not in go("other", eval_every=2, max_steps=2).notes
+
+
 @pytest.mark.parametrize(
     ("options", "missing"),
-    [({"val_fraction": 0.0}, "sequences held out: val_fraction"), ({}, "evaluations on the way")],
+    [
+        ({"val_fraction": 0.0}, "sequences held out: val_fraction or val_data$"),
+        ({}, "evaluations on the way: eval_every$"),
+    ],
 )
 def test_patience_without_evaluations_is_refused(go, options, missing):
     with pytest.raises(HermesError, match=f"^patience needs {missing}"):

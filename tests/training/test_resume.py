@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 
 from hermes.checkpoint import Disk, list_steps, open_checkpoint
+from hermes.data.mixture_blocks import AS_DRAWN, AS_SHUFFLED
+from hermes.data.run_data import RunData
 from hermes.errors import CheckpointError, HermesError, StorageError
 from hermes.interface import IGNORE
 from hermes.tokenizer import train_tokenizer
+from hermes.training import text_data
 from hermes.training.metrics_file import read_metrics
 from hermes.training.run_yaml import list_handovers
 from tests.scenarios.handover import Handover
@@ -148,6 +151,25 @@ def test_a_mixture_is_resumed_where_it_stopped(go, tmp_path):
         assert two[step] == pytest.approx(loss, abs=2e-5)
     with pytest.raises(HermesError, match="resume with the data that the run began with"):
         go("parts", **options | {"data": [f"{corpus}:2", f"{other}:2"]}, resume=True, max_steps=13)
+
+
+def test_a_mixture_goes_on_with_the_numbering_that_it_was_begun_with(go, tmp_path, monkeypatch):
+    """A run of a version that shuffled the numbers of a block, whose fingerprint names none."""
+    other = tmp_path / "other.txt"
+    other.write_text(SENTENCE * 30, encoding="utf-8")
+    corpus, _ = go.corpus
+    options = {"data": [f"{corpus}:1", f"{other}:1"], "val_fraction": 0.1}
+    go("new", **options)
+    with monkeypatch.context() as before:
+        before.setattr(text_data, "AS_DRAWN", AS_SHUFFLED)
+        go("whole", **options)
+        go("parts", **options, stop_at=5)
+    go("parts", **options, resume=True)
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+    assert losses(tmp_path / "new") != losses(tmp_path / "whole")
+    found = {run: RunData.read(tmp_path / run).records for run in ("new", "whole", "parts")}
+    assert found["parts"] == found["whole"] != found["new"]
+    assert [one.numbering for one in (*found["parts"], *found["new"])] == [AS_SHUFFLED, AS_DRAWN]
 
 
 @pytest.mark.parametrize(("first", "second"), [("torch", "mlx"), ("mlx", "torch")])
@@ -341,7 +363,7 @@ def test_the_best_checkpoint_stays(go):
     [
         ("val_los", {}, "keep_best: there is no metric 'val_los'; did you mean 'val_loss'?"),
         ("val_loss", {"val_fraction": 0},
-         "keep_best val_loss needs sequences held out: val_fraction"),
+         "keep_best val_loss needs sequences held out: val_fraction or val_data"),
         ("val_loss", {}, "keep_best val_loss needs evaluations on the way: eval_every"),
     ],
 )  # fmt: skip

@@ -25,12 +25,14 @@ class CheckedExample:
 
 @dataclass(frozen=True)
 class CheckedItem:
-    """A document, a conversation or a pair. texts: its text, in pieces. examples: with a tokenizer.
+    """A document or a part of one, a conversation or a pair. texts: its text, in pieces.
 
-    is_equal: a pair whose chosen equals rejected.
+    examples: with a tokenizer, and of a document with its last part. is_equal: a pair whose chosen
+    equals rejected. more: whether the document goes on in the next item.
     """
 
     where: str
     texts: list[str]
     examples: list[CheckedExample] = field(default_factory=list)
     is_equal: bool = False
+    more: bool = False

@@ -2,12 +2,11 @@
 
 Faults are bad records, replacement characters, text that was decoded wrongly, NULs, documents that
 are in the validation text, too, pairs without a preference, and examples that never end. Repeated
-documents and fields that are not read are told, and may be meant. Memory grows by some 100 bytes
-for each document, for its hash, and with near duplicates by some 4 kB.
+documents and fields that are not read are told, and may be meant. Of text some millions of
+characters are held at a time, however long a document is. Memory grows by some 100 bytes for each
+document, for its hash, and with near duplicates by some 4 kB.
 """
 
-import hashlib
-import re
 from array import array
 from collections import Counter
 from collections.abc import Callable
@@ -15,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hermes.data.bad_records import BadRecords
+from hermes.data.checking.document_scan import DocumentScan
 from hermes.data.checking.findings import CheckOptions, Findings, Places, Sample
-from hermes.data.checking.near_duplicates import NearDuplicates
+from hermes.data.checking.near_duplicates import NearDuplicates, Sketch
 from hermes.data.checking.record_reader import RecordReader
 from hermes.data.checking.scripts import ScriptCounter
 from hermes.data.checking.text_reader import TextReader
@@ -31,10 +31,6 @@ if TYPE_CHECKING:
     from hermes.tokenizer import Tokenizer
 
 __all__ = ["check_text"]
-
-# UTF-8 that was read as Windows-1252 or Latin-1: the lead byte of a letter with a mark, or of
-# typographic punctuation, and what follows it.
-MOJIBAKE = re.compile("[ÃÂ][\u0080-\u00bf]|â€[\u0080-\u2122œžŸ]|ðŸ")
 
 
 def check_text(
@@ -59,13 +55,6 @@ def check_text(
     for path in expand_paths(paths):
         checker.check_file(path)
     return checker.finish()
-
-
-def _hash_texts(texts: list[str]) -> int:
-    digest = hashlib.blake2b(digest_size=8)
-    for text in texts:
-        digest.update(text.encode())
-    return int.from_bytes(digest.digest(), "little")
 
 
 class _Checker:
@@ -93,6 +82,11 @@ class _Checker:
         self._reader: TextReader | RecordReader = make(options, tokenizer, self._bad)
         self._samples: list[Sample] = []
         self._shown = 0
+        self._scan = self._start_scan()
+
+    def _start_scan(self) -> DocumentScan:
+        """Start on a document."""
+        return DocumentScan(None if self._near is None else self._near.start_sketch())
 
     def hold_out(self, path: Path) -> None:
         """Remember the validation text of a file. Raises DataError."""
@@ -102,10 +96,15 @@ class _Checker:
             self._found.near_overlap = Places()
         make = TextReader if self._options.kind == "text" else RecordReader
         reader = make(self._options, None, None)
+        scan = self._start_scan()
         for item in reader.read(path):
-            self._held_out.add(_hash_texts(item.texts))
-            if self._near_held_out is not None:
-                self._near_held_out.find_alike("".join(item.texts), item.where)
+            scan.add(item.texts)
+            if item.more:
+                continue
+            self._held_out.add(scan.hash)
+            if self._near_held_out is not None and scan.sketch is not None:
+                self._near_held_out.find_alike(scan.sketch, item.where)
+            scan = self._start_scan()
 
     def check_file(self, path: Path) -> None:
         """Look through one file. Raises DataError for what cannot be read any further."""
@@ -114,31 +113,34 @@ class _Checker:
             self._check_item(item)
 
     def _check_item(self, item: "CheckedItem") -> None:
-        found, texts, place = self._found, item.texts, item.where
-        digest = _hash_texts(texts)
+        found, scan, place = self._found, self._scan, item.where
+        scan.add(item.texts)
+        for text in item.texts:
+            self._scripts.add(text)
+        if item.more:
+            return
+        self._scan = self._start_scan()
         found.documents += 1
-        found.text_bytes += sum(len(text.encode()) for text in texts)
-        repeated, held_out = digest in self._seen, digest in self._held_out
+        found.text_bytes += scan.text_bytes
+        repeated, held_out = scan.hash in self._seen, scan.hash in self._held_out
         for places, is_there in (
-            (found.replacements, any("\ufffd" in text for text in texts)),
-            (found.mojibake, any(MOJIBAKE.search(text) for text in texts)),
-            (found.nuls, any("\0" in text for text in texts)),
+            (found.replacements, scan.has_replacement),
+            (found.mojibake, scan.has_mojibake),
+            (found.nuls, scan.has_nul),
             (found.repeated, repeated),
             (found.overlap, held_out),
             (found.equal, item.is_equal),
         ):
             if is_there:
                 places.add(place)
-        self._seen.add(digest)
-        for text in texts:
-            self._scripts.add(text)
-        if not repeated and not held_out:
-            self._find_near("".join(texts), place)
-        self._count_lengths(item)
+        self._seen.add(scan.hash)
+        if scan.sketch is not None and not repeated and not held_out:
+            self._find_near(scan.sketch, place)
+        self._count_lengths(item, scan.characters)
         if found.documents % 256 == 0:
             self._watch(found.documents)
 
-    def _find_near(self, text: str, place: str) -> None:
+    def _find_near(self, sketch: Sketch, place: str) -> None:
         """Compare a document with those before it and with those of the validation text."""
         found = self._found
         for index, places, keep in (
@@ -147,14 +149,14 @@ class _Checker:
         ):
             if index is None or places is None:
                 continue
-            alike = index.find_alike(text, place, keep=keep)
+            alike = index.find_alike(sketch, place, keep=keep)
             if alike is not None:
                 places.add(f"{place} is {alike[1]:.0%} like {alike[0]}")
 
-    def _count_lengths(self, item: "CheckedItem") -> None:
+    def _count_lengths(self, item: "CheckedItem", characters: int) -> None:
         found, options = self._found, self._options
         if self._tokenizer is None:
-            self._add_length(sum(map(len, item.texts)))
+            self._add_length(characters)
             return
         for example in item.examples:
             length = example.longest

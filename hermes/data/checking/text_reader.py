@@ -1,7 +1,8 @@
 """Reads text for a check, in documents with their tokens."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,14 +12,16 @@ from hermes.chat_templates.example import Example
 from hermes.data.bad_records import BadRecords
 from hermes.data.checking.checked_item import CheckedExample, CheckedItem
 from hermes.data.checking.findings import CheckOptions
-from hermes.data.document_reader import choose_format, read_file
+from hermes.data.document_reader import Document, choose_format, read_file
+from hermes.data.encoding_pool import choose_batch_size
+from hermes.data.token_stream import join_pieces
 
 if TYPE_CHECKING:
     from hermes.tokenizer import Tokenizer
 
 __all__ = ["TextReader"]
 
-BATCH = 256  # documents encoded at a time
+BATCH = 1024  # pieces encoded at a time, or as many characters as `choose_batch_size` says
 # Fields of records that are no plain text, and the kind that they are.
 OTHER_KINDS = {"messages": "conversations", "conversations": "conversations", "chosen": "pairs"}
 
@@ -34,7 +37,9 @@ class TextReader:
     ):
         self._format, self._tokenizer, self._bad = options.text_format, tokenizer, bad
         self._seq_len = options.seq_len
-        self._pending: list[tuple[str, list[str]]] = []
+        self._pending: list[Document] = []
+        self._size, self._batch_size = 0, choose_batch_size()
+        self._open = _OpenDocument("")
         self.unread: Counter[str] = Counter()
         self._other: Counter[str] = Counter()
 
@@ -48,22 +53,21 @@ class TextReader:
         ]
 
     def read(self, path: Path) -> Iterator[CheckedItem]:
-        """Yield the documents of a file, some of them late. Raises DataError, StorageError."""
-        texts: list[str] = []
-        place = ""
+        """Yield the documents of a file in parts, some late. Raises DataError, StorageError."""
         kind = choose_format(path, self._format)
-        for piece in read_file(path, kind, self._format, bad=self._bad, on_value=self._count):
-            place = place if texts else f"{piece.path}:{piece.line}"
-            texts.append(piece.text)
-            if piece.more:
-                continue
-            if self._tokenizer is None:
-                yield CheckedItem(place, texts)
-            else:
-                self._pending.append((place, texts))
-                if len(self._pending) >= BATCH:
-                    yield from self.finish()
-            texts = []
+        pieces = read_file(path, kind, self._format, bad=self._bad, on_value=self._count)
+        if self._tokenizer is None:
+            place = ""
+            for piece in pieces:
+                place = place or name_place(piece)
+                yield CheckedItem(place, [piece.text], more=piece.more)
+                place = place if piece.more else ""
+            return
+        for piece in join_pieces(pieces, self._tokenizer):
+            self._pending.append(piece)
+            self._size += len(piece.text)
+            if len(self._pending) >= BATCH or self._size >= self._batch_size:
+                yield from self.finish()
 
     def _count(self, value: Any) -> None:
         if not isinstance(value, dict):
@@ -74,21 +78,51 @@ class TextReader:
             self._other.update(name for name in OTHER_KINDS if name in value)
 
     def finish(self) -> Iterator[CheckedItem]:
-        """Encode and yield the documents that were held back."""
-        pending, self._pending = self._pending, []
+        """Encode and yield the documents, or parts of one, that were held back."""
+        pending, self._pending, self._size = self._pending, [], 0
         if not pending:
             return
         assert self._tokenizer is not None, "held back only to be encoded"
-        flags = [number > 0 for _, texts in pending for number in range(len(texts))]
-        pieces = [text for _, texts in pending for text in texts]
-        encoded = iter(self._tokenizer.encode_batch(pieces, continued=flags))
+        flags, continued = [], self._open.place != ""
+        for piece in pending:
+            flags.append(continued)
+            continued = piece.more
+        encoded = self._tokenizer.encode_batch([one.text for one in pending], continued=flags)
         end = [] if self._tokenizer.eos_id is None else [self._tokenizer.eos_id]
-        beginning = self._tokenizer.beginning
-        for place, texts in pending:
-            parts = [next(encoded) for _ in texts]
-            length = len(beginning) + sum(map(len, parts)) + len(end)
-            first = [*beginning, *parts[0]][: self._seq_len]
-            ids = np.array([*first, *(end if len(first) == length - len(end) else [])], np.int32)
-            shown = Example(ids, np.ones(len(ids), bool), place)
-            example = CheckedExample(place, length, length, length, bool(end), (shown,))
-            yield CheckedItem(place, texts, [example])
+        for piece, ids in zip(pending, encoded, strict=True):
+            one = self._open
+            if not one.place:
+                one.place = name_place(piece)
+                one.add(self._tokenizer.beginning, self._seq_len)
+            one.add(ids, self._seq_len)
+            examples = []
+            if not piece.more:
+                one.add(end, self._seq_len)
+                examples.append(one.make_example(bool(end)))
+                self._open = _OpenDocument("")
+            yield CheckedItem(one.place, [piece.text], examples, more=piece.more)
+
+
+def name_place(piece: Document) -> str:
+    """Where a document begins."""
+    return f"{piece.path}:{piece.line}"
+
+
+@dataclass
+class _OpenDocument:
+    """The tokens so far of a document: how many, and the first ones. place: "" before it begins."""
+
+    place: str
+    length: int = 0
+    first: list[int] = field(default_factory=list)
+
+    def add(self, ids: Sequence[int], room: int) -> None:
+        """Count more tokens, and keep them where there is still room."""
+        self.length += len(ids)
+        self.first += ids[: max(0, room - len(self.first))]
+
+    def make_example(self, ends: bool) -> CheckedExample:
+        """The document as an example of a run."""
+        ids = np.array(self.first, np.int32)
+        shown = Example(ids, np.ones(len(ids), bool), self.place)
+        return CheckedExample(self.place, self.length, self.length, self.length, ends, (shown,))

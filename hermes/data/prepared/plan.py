@@ -165,7 +165,8 @@ def describe_difference(before: bytes, now: bytes, folder: Path) -> str:
     if there["tokenizer"] != here["tokenizer"]:
         return f"{folder} was begun with another tokenizer; choose another --output, or delete it"
     for key, value in here["options"].items():
-        if (was := there["options"].get(key)) != value:
+        was = there["options"].get(key)
+        if was != value and (key != "max_bad_records" or was is not None):  # else it may change
             found = f"{key} {was!r}, and not {value!r}"
             return f"{folder} was begun with {found}; choose another --output, or delete it"
     for old, new in zip(there["sources"], here["sources"], strict=False):
