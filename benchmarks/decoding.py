@@ -4,9 +4,14 @@
 
 Greedy decoding of one row with a KV cache. Each token reads every weight once, so the bound is the
 speed at which a large array is read, measured in the same run, divided by the bytes of the weights.
+Processor time is told beside the clock's: other work on the machine adds to the clock alone.
+--backend mlx-lm, in a Python that has it, is mlx-lm's own model and generation with the same
+weights, in the same process and so with the same BLAS. --backend mlx-device: the decoder that a GPU
+would have, whose next step is queued before the last token is read.
 """
 
 import argparse
+import importlib
 import statistics
 import time
 
@@ -49,13 +54,58 @@ def measure_read_speed():
 
 
 def time_text(model, count):
-    """Time `count` tokens after a prompt, in seconds, without the prefill."""
+    """Seconds of `count` tokens after a prompt, and of the processor, without the prefill."""
     prompt = np.random.default_rng(0).integers(0, model.spec.vocab_size, PROMPT).tolist()
-    tokens = generate_tokens(model, prompt, max_tokens=count + 1, sampling=Sampling(temperature=0))
-    next(tokens)
-    start = time.perf_counter()
-    assert sum(1 for _ in tokens) == count
-    return time.perf_counter() - start
+    tokens = model.write(prompt, count + 1)
+    texts = [next(tokens)]
+    start, worked = time.perf_counter(), time.process_time()
+    texts += tokens
+    assert len(texts) == count + 1
+    return time.perf_counter() - start, time.process_time() - worked, texts
+
+
+class Ours:
+    """A backend's model, by its own decoder or by that of a GPU."""
+
+    def __init__(self, name, spec, weights, options):
+        backend, _, device = name.partition("-")
+        self.spec = spec
+        self._model = find_backend(backend).build(spec, weights, options)
+        self.decoder = self._model.make_device_decoder if device else self._model.decoder
+
+    def write(self, prompt, count):
+        """The tokens of a text."""
+        return generate_tokens(self, prompt, max_tokens=count, sampling=Sampling(temperature=0))
+
+
+class MlxLm:
+    """mlx-lm's Llama with the same weights."""
+
+    def __init__(self, spec, weights, precision):
+        find_backend("mlx")  # makes a BLAS visible to MLX, before MLX is loaded
+        import mlx.core as mx
+        from mlx_lm.models.llama import Model, ModelArgs
+
+        self.spec, block = spec, spec.layers[0]
+        attention = block.attention
+        self._model = Model(ModelArgs(
+            "llama", spec.hidden_size, spec.num_layers, block.ffn.hidden_size, attention.num_heads,
+            block.norm.eps, spec.vocab_size, attention.head_size, spec.max_seq_len,
+            attention.kv_heads, rope_theta=attention.position_encoding.theta,
+            tie_word_embeddings=spec.embeddings.tie_weights,
+        ))  # fmt: skip
+        dtype = getattr(mx, precision)
+        named = [(name, mx.array(np.asarray(x), dtype)) for name, x in weights.items()]
+        self._model.load_weights(named)
+        mx.eval(self._model.parameters())
+
+    def write(self, prompt, count):
+        """The tokens of a text."""
+        import mlx.core as mx
+
+        generate = importlib.import_module("mlx_lm.generate").generate_step
+        for token, _ in generate(mx.array(prompt), self._model, max_tokens=count):
+            yield int(token)
 
 
 def main():
@@ -63,7 +113,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", choices=SHAPES, default="tiny")
     parser.add_argument("--precision", choices=BYTES, default="float32")
-    parser.add_argument("--backend", action="append", choices=("torch", "mlx"))
+    parser.add_argument(
+        "--backend", action="append", choices=("torch", "mlx", "mlx-device", "mlx-lm")
+    )
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=3)
     chosen = parser.parse_args()
@@ -71,20 +123,32 @@ def main():
     weights = init_weights(spec, 0)
     options = Options(precision=chosen.precision)
     names = chosen.backend or ("torch", "mlx")
-    models = {name: find_backend(name).build(spec, weights, options) for name in names}
-    taken = {name: [] for name in models}
+    models = {
+        name: MlxLm(spec, weights, chosen.precision)
+        if name == "mlx-lm"
+        else Ours(name, spec, weights, options)
+        for name in names
+    }
+    taken, worked, texts = ({name: [] for name in models} for _ in range(3))
     for turn in range(chosen.rounds + 1):
         for name, model in models.items():
-            seconds = time_text(model, chosen.tokens if turn else 8)
+            seconds, processor, text = time_text(model, chosen.tokens if turn else 8)
             if turn:  # the first warms up
                 taken[name].append(seconds)
+                worked[name].append(processor)
+                texts[name] = text
     bound = measure_read_speed() / (count_parameters(spec) * BYTES[chosen.precision])
     print(f"{chosen.shape}: {count_parameters(spec):,} parameters, {chosen.precision}, one row")
     print(f"{torch.get_num_threads()} threads")
     print(f"  memory {bound:9,.1f} tokens/s    1.00 x memory")
     for name, seconds in taken.items():
         rate = chosen.tokens / statistics.median(seconds)
-        print(f"  {name:6} {rate:9,.1f} tokens/s   {rate / bound:5.2f} x memory")
+        spent = min(worked[name]) / chosen.tokens * 1e3
+        same = "" if texts[name] == texts[names[0]] else f"   other tokens than {names[0]}"
+        print(
+            f"  {name:10} {rate:9,.1f} tokens/s   {rate / bound:5.2f} x memory   "
+            f"{spent:7.2f} ms of processor a token{same}"
+        )
 
 
 if __name__ == "__main__":

@@ -408,7 +408,7 @@ class ChoosesTokens(RowDecoder, Protocol):
 class WritesAhead(Decoder, Protocol):
     """A KV cache that begins a step before the token of the step before it was read."""
 
-    def write(
+    def write_ahead(
         self,
         token: int,
         choice: TokenChoice,

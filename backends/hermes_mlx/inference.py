@@ -187,7 +187,7 @@ class Decoder:
 class DeviceDecoder(Decoder):
     """A Decoder that chooses on its device, and begins a step before the last token is read."""
 
-    def write(
+    def write_ahead(
         self,
         token: int,
         choice: TokenChoice,

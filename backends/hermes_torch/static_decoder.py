@@ -35,7 +35,7 @@ class StaticDecoder:
             raise HermesError(f"a decoder of {len(self._rows)} rows cannot read {len(tokens)} rows")
         return self._decoder.advance(self._rows, tokens, [tokens.shape[-1]] * len(self._rows))
 
-    def write(
+    def write_ahead(
         self,
         token: int,
         choice: TokenChoice,

@@ -203,7 +203,7 @@ def _iterate_choices(
         settings = sampler.describe_choice() if isinstance(decoder, WritesAhead) else None
         if settings is not None and isinstance(decoder, WritesAhead):
             uniforms, limit = sampler.iterate_uniforms(), sampler.limit_vocabulary(vocab_size)
-            for token in decoder.write(choice.token, settings, uniforms, left, limit):
+            for token in decoder.write_ahead(choice.token, settings, uniforms, left, limit):
                 yield sampler.take(token)
             return
         choice = sampler.choose(decoder.advance(np.array([[choice.token]], np.int32))[0])

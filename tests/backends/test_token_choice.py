@@ -175,6 +175,6 @@ def test_mlx_begins_a_step_before_it_reads_the_last(monkeypatch):
     monkeypatch.setattr(
         inference.mx, "async_eval", lambda *arrays: queued.append(1) or evaluate(*arrays)
     )
-    tokens = decoder.write(1, TokenChoice(), iter([0.5] * 9), 5, V)
+    tokens = decoder.write_ahead(1, TokenChoice(), iter([0.5] * 9), 5, V)
     counts = [len(queued) for _ in tokens]
     assert counts == [2, 3, 4, 5, 5]

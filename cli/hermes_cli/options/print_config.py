@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hermes.options import OPTIONS
-from hermes.storage.strict_yaml import read_key_lines
 from hermes_cli.options.resolve import RECIPE_FIELDS, ResolvedOptions, collect_recipe_fields
 
 __all__ = ["render_config"]
@@ -69,6 +68,8 @@ def _find_place(source: str, name: str) -> str:
     """Where a value stands: a file's line, or the source as it is."""
     if not Path(source).is_file():
         return source
+    from hermes.storage.strict_yaml import read_key_lines
+
     lines = {key.replace("-", "_"): line for key, line in read_key_lines(Path(source)).items()}
     return f"{source}:{lines[name]}" if name in lines else source
 

@@ -212,7 +212,7 @@ def test_a_step_is_queued_before_the_token_before_it_is_read(monkeypatch):
     monkeypatch.setattr(
         StaticRowDecoder, "run_step", lambda self, *args: told.append("step") or step(self, *args)
     )
-    tokens = list(decoder.write(1, TokenChoice(), iter([0.5] * 4), 4, V))
+    tokens = list(decoder.write_ahead(1, TokenChoice(), iter([0.5] * 4), 4, V))
     assert told == ["step", "step", "read", "step", "read", "step", "read", "read"]
     assert len(tokens) == 4
 
