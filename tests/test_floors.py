@@ -46,8 +46,8 @@ FLOORS = {
     ],
     "hermes_torch": [
         {"cache", "compiler", "global_state", "loss", "loss_scale", "optim", "rendezvous"}
-        | {"update_rules", "fused_attention", "step_graphs", "token_choice", "work_counts"},
-        {"joined_weights", "recomputation"},
+        | {"fused_attention", "step_graphs", "token_choice", "work_counts"},
+        {"joined_weights", "recomputation", "update_rules"},
         {"chunked_loss", "context", "process_group"},
         {"moment_format", "ops"},
         {"model"},

@@ -33,6 +33,7 @@ def test_a_good_backend_gets_a_line_per_law_and_a_certificate(capsys, tmp_path):
         "loss": 0,
         "gradients": 0,
         "decoding": 0,
+        "rows": 0,
         "tf32": 2,
         "tf32-gradients": 2,
         "float16": 0,

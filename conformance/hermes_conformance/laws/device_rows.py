@@ -25,7 +25,7 @@ SAMPLINGS = (
     Sampling(temperature=1.5, top_k=6, top_p=0.8, min_p=0.05),
 )
 UNIFORMS = (0.02, 0.37, 0.63, 0.98)
-NEAR = 1e-5  # of a boundary between two tokens, where float32's last bits choose
+NEAR = tolerance.CHOICE_MARGIN.limit
 
 
 def make_decoder(case: Case, backends: Backends, rows: int) -> ChoosesTokens:

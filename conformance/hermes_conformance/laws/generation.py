@@ -195,7 +195,7 @@ def _draw_texts(case: Case, count: int = PROMPTS, length: int = PROMPT_LENGTH) -
 
 @cache
 def _draw_branches(case: Case) -> _Texts:
-    """Texts that begin as those of `_draw_texts` do, and go on with other tokens."""
+    """Texts that begin as those of `_draw_texts` do, and end with other tokens."""
     begun = _draw_texts(case).tokens[:, :BRANCH]
     words = case.draw_integers("branches", len(begun) * BRANCH_WORDS, case.spec.vocab_size)
     own = words.reshape(len(begun), BRANCH_WORDS).astype(np.int32)

@@ -147,7 +147,7 @@ def _make_noise_check(
     precision: str, token_bound: tolerance.Bound, element_bound: tolerance.Bound
 ) -> Check:
     def check(case: Case, backends: Backends) -> Iterator[Measurement]:
-        """Rows go on with the errors of a format, and their files lose nothing."""
+        """Rows read from files err as a format does, and their files lose nothing."""
         noise = estimate_logit_noise(backends.oracle, case, precision)
         for found in _measure(case, backends, precision):
             if isinstance(found, Measurement):
@@ -167,7 +167,7 @@ LAWS = (
     Law(
         "L5",
         "kept-rows",
-        "a prompt cache in a file is gone on from by another backend",
+        "another backend resumes from a prompt cache in a file",
         tolerance.LOGITS_64,
         float64,
         match_names("kept."),

@@ -321,6 +321,13 @@ GREEDY_MARGIN = Bound(
     "at every step, so that float32's rounding cannot exchange them",
     "prompts are drawn until it holds",
 )
+CHOICE_MARGIN = Bound(
+    1e-5,
+    "of the sum",
+    "choices of tokens are compared only where the number drawn is this far from the boundary of "
+    "two tokens, so that float32's rounding cannot exchange them",
+    "such choices are left out",
+)
 BISECT_64 = Bound(
     1e-11, "rms", "beyond it bisect reports an intermediate tensor as different", "1e-14"
 )
