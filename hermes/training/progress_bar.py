@@ -29,6 +29,7 @@ from hermes.training.events import (
     TasksFailed,
     Update,
 )
+from hermes.training.smoothed_loss import SmoothedLoss
 
 if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn
@@ -49,6 +50,7 @@ LINES = 20
 PAIR_MEASURES = (("reward_margin", "margin"), ("accuracy", "accuracy"))
 QUIET_SECONDS = 30.0
 NARROW = 76  # columns of a terminal, below which a bar shows step, loss and time left alone
+WIDE = 120  # from which on it shows the smoothed loss, learning rate and gradient norm, too
 REDRAW_SECONDS = 0.2  # of a notebook, whose every update is a message to the browser
 SAVING = 0.1  # seconds, from which on the time that saving held up training is shown
 BEHIND = 1.1  # times the mean busy time, from which on the slowest rank is shown
@@ -115,6 +117,7 @@ def _format_duration(seconds: float) -> str:
 
 
 def _format_rate(event: Update) -> str:
+    """The speed and what it costs."""
     slow = event.slowest_over_mean or 0.0
     behind = f", rank {event.slowest_rank} slowest, {slow:.2f} x mean" if slow >= BEHIND else ""
     mfu = "" if event.mfu is None else f", MFU {100 * event.mfu:.0f} %"
@@ -126,10 +129,16 @@ def _format_rate(event: Update) -> str:
     return f"{event.tokens_per_second:,.0f} tokens/s{mfu}{peak}{saving}{behind}{noise}"
 
 
-def _format_loss(event: Update) -> str:
+def _format_loss(event: Update, smoothed: float | None = None) -> str:
     known = event.others
     shown = "".join(f", {word} {known[name]:.4g}" for name, word in PAIR_MEASURES if name in known)
-    return f"loss {event.loss:.4f}{shown}"
+    mean = "" if smoothed is None else f", smoothed {smoothed:.4f}"
+    return f"loss {event.loss:.4f}{mean}{shown}"
+
+
+def _format_step(event: Update) -> str:
+    """The learning rate, the gradient's norm, the speed and what it costs."""
+    return f"lr {event.lr:.3g}, norm {event.grad_norm:.3g}, {_format_rate(event)}"
 
 
 def _format_stage(what: str, done: int, total: int) -> str:
@@ -140,7 +149,7 @@ def describe_event(event: Event) -> str:
     """The event as a line."""
     match event:
         case Update(step):
-            return f"step {step:,}: {_format_loss(event)}  {_format_rate(event)}"
+            return f"step {step:,}: {_format_loss(event)}  {_format_step(event)}"
         case Evaluation(step, loss, bits, others):
             end = "" if bits is None else f", {bits:.4f} bits per byte"
             end += "".join(f", {name} {value:.4g}" for name, value in others.items())
@@ -193,6 +202,7 @@ class LineProgress:
         self._every = every or max(total // LINES, 1)
         self._first, self._started_at = done, clock()
         self._shown, self._shown_at = done, clock()
+        self._smoothed = SmoothedLoss()
         self._stages = StageDisplay(self.say)
         self._stages.start()
 
@@ -201,7 +211,7 @@ class LineProgress:
         if not isinstance(event, Update):
             self.say(describe_event(event))
             return
-        now = self._clock()
+        now, smoothed = self._clock(), self._smoothed.add(event.loss)
         first = self._shown == self._first
         due = event.step // self._every > self._shown // self._every or event.step == self._total
         if not (first or due or now - self._shown_at > QUIET_SECONDS):
@@ -210,8 +220,8 @@ class LineProgress:
         made = max(event.step - self._first, 1)
         left = (now - self._started_at) / made * (self._total - event.step)
         self.say(
-            f"step {event.step:,}/{self._total:,}  {_format_loss(event)}  "
-            f"{_format_rate(event)}  {_format_duration(left)} left"
+            f"step {event.step:,}/{self._total:,}  {_format_loss(event, smoothed)}  "
+            f"{_format_step(event)}  {_format_duration(left)} left"
         )
 
     def say(self, text: str) -> None:
@@ -228,7 +238,7 @@ class LineProgress:
 
 
 class BarProgress:
-    """rich's progress bar: step, loss, tokens per second and time left; events above it."""
+    """rich's progress bar: step, loss, rate, norm, speed and time left; events above it."""
 
     def __init__(self, total: int, done: int):
         self._progress = _make_bar()
@@ -236,17 +246,20 @@ class BarProgress:
             "training", total=total, completed=done, loss="", rate=""
         )
         self._progress.start()
+        self._is_wide = self._progress.console.width >= WIDE
+        self._smoothed = SmoothedLoss()
         self._stages = StageDisplay(self.say, self._draw_stage)
         self._stages.start()
 
     def show(self, event: Event) -> None:
         """Move the bar, or print the event above it."""
         if isinstance(event, Update):
+            smoothed = self._smoothed.add(event.loss)
             self._progress.update(
                 self._task,
                 completed=event.step,
-                loss=_format_loss(event),
-                rate=_format_rate(event),
+                loss=_format_loss(event, smoothed if self._is_wide else None),
+                rate=_format_step(event) if self._is_wide else _format_rate(event),
             )
         else:
             self.say(describe_event(event))
@@ -277,6 +290,7 @@ class NotebookProgress:
         self._total, self._done, self._first, self._clock = total, done, done, clock
         self._started_at, self._drawn_at = clock(), clock()
         self._loss, self._rate, self._said = "", "", list[str]()
+        self._smoothed = SmoothedLoss()
         show: Callable[..., Any] = display.display
         self._handle: Any = show(self, display_id=True)
 
@@ -285,7 +299,8 @@ class NotebookProgress:
         if not isinstance(event, Update):
             self.say(describe_event(event))
             return
-        self._done, self._loss, self._rate = event.step, _format_loss(event), _format_rate(event)
+        self._done, self._rate = event.step, _format_step(event)
+        self._loss = _format_loss(event, self._smoothed.add(event.loss))
         if self._clock() - self._drawn_at > REDRAW_SECONDS or event.step == self._total:
             self._draw()
 

@@ -6,9 +6,12 @@ import sys
 import types
 from pathlib import Path
 
+import pytest
+
 from hermes.training import progress_bar
 from hermes.training.events import Evaluation, Saved, Stopped, Update
 from hermes.training.progress_bar import open_progress
+from hermes.training.smoothed_loss import SmoothedLoss
 
 
 def test_lines_are_few_and_say_what_happened(capsys, monkeypatch):
@@ -19,7 +22,9 @@ def test_lines_are_few_and_say_what_happened(capsys, monkeypatch):
     shown.show(Saved(2000, Path("run/step-00002000")))
     shown.show(Stopped(2000))
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "step 1/2,000  loss 3.2100  1,234 tokens/s  1:06:38 left"
+    assert lines[0] == (
+        "step 1/2,000  loss 3.2100, smoothed 3.2100  lr 0.001, norm 1, 1,234 tokens/s  1:06:38 left"
+    )
     assert lines[-3:] == [
         "step 2,000: validation loss 3.0000, 1.2500 bits per byte",
         "step 2,000: saved run/step-00002000",
@@ -33,7 +38,8 @@ def test_an_update_of_pairs_shows_margin_and_accuracy(capsys):
     others = {"reward_margin": 0.0123456, "accuracy": 0.75, "kl": 2.0}
     shown.show(Update(1, 0.1, 8, 0.5, 1e-3, 1.0, 1234.5, others))
     assert capsys.readouterr().err == (
-        "step 1/2  loss 0.5000, margin 0.01235, accuracy 0.75  1,234 tokens/s  0:00:02 left\n"
+        "step 1/2  loss 0.5000, smoothed 0.5000, margin 0.01235, accuracy 0.75  "
+        "lr 0.001, norm 1, 1,234 tokens/s  0:00:02 left\n"
     )
 
 
@@ -56,12 +62,13 @@ def test_a_bar_shows_loss_rate_and_time_on_a_terminal():
         "bar.show(Update(4, 0.1, 32, 3.21, 1e-3, 1.0, 1234.5))\n"
         "bar.show(Evaluation(4, 3.0, 1.25))\nbar.close()\n"
     )
-    environment = os.environ | {"TERM": "xterm", "COLUMNS": "100"}
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "140"}
     subprocess.run([sys.executable, "-c", code], stderr=child, check=True, env=environment)
     os.close(child)
     text = os.read(parent, 1 << 16).decode()
     assert "4/10" in text
-    assert "loss 3.2100" in text
+    assert "loss 3.2100, smoothed 3.2100" in text
+    assert "lr 0.001, norm 1, 1,234 tokens/s" in text
     assert "1,234 tokens/s" in text
     assert "step 4: validation loss 3.0000, 1.2500 bits per byte" in text
     assert text.rstrip().endswith("\x1b[?25h")  # the cursor is back
@@ -103,7 +110,7 @@ def test_a_notebook_has_a_bar_that_is_updated_in_place(monkeypatch):
     bar.close()
     text, drawn = kernel.updates[-1]
     assert text == (
-        "10/10  loss 3.2100  1,234 tokens/s  0:00:00 left\n"
+        "10/10  loss 3.2100, smoothed 3.2100  lr 0.001, norm 1, 1,234 tokens/s  0:00:00 left\n"
         "step 10: validation loss 3.0000, 1.2500 bits per byte\n<script>"
     )
     assert '<progress value="10" max="10"' in drawn
@@ -117,3 +124,9 @@ def test_many_steps_redraw_a_notebook_seldom(monkeypatch):
     for step in range(1, 1001):
         bar.show(Update(step, 0.1, 32, 3.21, 1e-3, 1.0, 1234.5))
     assert 2 <= len(kernel.updates) <= 20
+
+
+def test_a_smoothed_loss_is_the_mean_of_the_last_ones():
+    smoothed = SmoothedLoss()
+    assert [smoothed.add(loss) for loss in (4.0, 2.0)] == pytest.approx([4.0, (3.6 + 2) / 1.9])
+    assert [smoothed.add(1.0) for _ in range(200)][-1] == pytest.approx(1.0)

@@ -89,4 +89,4 @@ def test_the_bar_shows_them(capsys):
     shown = LineProgress(2, 0, sys.stdout)
     shown.show(Update(1, 0.5, 8, 3.21, 1e-3, 1.0, 1234.0, **known))
     said = capsys.readouterr().out
-    assert "  1,234 tokens/s, MFU 48 %, 12.3 GB, 1.3 s saving  " in said
+    assert " 1,234 tokens/s, MFU 48 %, 12.3 GB, 1.3 s saving  " in said
