@@ -118,7 +118,12 @@ class StochasticMoment:
 
     def write(self, x: Array, key: int) -> None:
         """Keep other numbers, rounded by the key of this step."""
-        self.values = round_stochastically(x, key, self.first)
+        if self.values.shape != x.shape:
+            self.values = torch.empty(x.shape, dtype=torch.bfloat16, device=x.device)
+        first = self.first
+        for rows, kept in split_rows(x, self.values):
+            kept.copy_(round_stochastically(rows, key, first))
+            first += rows.numel()
 
     def compute_digest(self) -> Array:
         """A sum of the words, int64. -> ()."""

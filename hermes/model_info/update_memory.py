@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from hermes.numerics.moment_format import BLOCK, count_blocks
 from hermes.numerics.params import Tensor
 from hermes.numerics.update_rules import UpdateRule
+from hermes.optimizer_recipe import STOCHASTIC
 
 __all__ = ["Updates", "count_update_bytes"]
 
 # UPDATED_AT_ONCE of hermes_torch.optim, on CPUs and on other devices.
 CHUNKS = (1 << 20, 1 << 24)
-FLOAT32 = 4  # bytes of a number while it is encoded in 8 bits
+FLOAT32 = 4  # bytes of a number while it is rounded at random
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,11 @@ def _count_tensor(shape: tuple[int, ...], rule: UpdateRule, updates: Updates) ->
         case _:
             arrays = (5 + short) * whole + gathered
     size = updates.master * arrays
-    if coded and wide:
-        # All of the moments in the type of the weights, and one of them on its way to its codes.
+    if (coded or updates.moments == STOCHASTIC) and wide:
+        # All of the moments in the type of the weights, and one of them on its way to fewer bits.
         padded = count_blocks(shape[-1]) * BLOCK / shape[-1]
-        encoding = int(FLOAT32 * (10.25 + padded) * some) + (own if some < own else 0)
+        encoding = int(FLOAT32 * (9.25 + padded) * some) + (own if some < own else 0)
+        if not coded:
+            encoding = FLOAT32 * 4 * some
         size = updates.master * wide * own + max(size, encoding)
     return max(size, 3 * updates.master * some * updates.ema)

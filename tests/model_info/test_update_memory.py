@@ -8,15 +8,16 @@ from hermes.model_info.update_memory import Updates, count_update_bytes
 from hermes.numerics.moment_format import FORMATS
 from hermes.numerics.params import Tensor
 from hermes.numerics.update_rules import UpdateRule
+from hermes.optimizer_recipe import STOCHASTIC
 from hermes.recipe import OptimizerRecipe
 from hermes_torch import optim
-from hermes_torch.moment_format import ShortMoment
+from hermes_torch.moment_format import KeyedMoment, ShortMoment, StochasticMoment
 from hermes_torch.optim import update_exact
 from hermes_torch.update_rules import update_average, update_by_rule
 from tests.model_info.measuring import measure_allocated
 
 FINITE = torch.tensor(True)
-MOMENTS = ("float32", "bfloat16", "float8")
+MOMENTS = ("float32", "bfloat16", "bfloat16-stochastic", "float8")
 CHUNKS = (1 << 20, 1 << 13)
 
 
@@ -26,20 +27,30 @@ def make_moment(slot, shape, moments):
         moment = ShortMoment(empty, empty, FORMATS[slot], 0)
         moment.write(torch.rand(shape), 0)
         return moment
+    if moments == STOCHASTIC:
+        moment = StochasticMoment(torch.empty(0))
+        moment.write(torch.rand(shape), 0)
+        return moment
     return torch.zeros(shape, dtype=getattr(torch, moments))
 
 
+def read_words(moment):
+    if isinstance(moment, StochasticMoment):
+        return moment.values
+    return moment.codes if isinstance(moment, ShortMoment) else moment
+
+
 def update(rule, p, g, kept):
-    """An update as hermes_torch.optimizer.Optimizer makes it of moments in 8 bits."""
-    wide = {k: m.read(p.dtype) if isinstance(m, ShortMoment) else m for k, m in kept.items()}
-    settings = {"lr": 1e-3, "step": 2, "finite": FINITE}
+    """An update as hermes_torch.optimizer.Optimizer makes it of moments rounded at random."""
+    wide = {k: m.read(p.dtype) if isinstance(m, KeyedMoment) else m for k, m in kept.items()}
+    settings = {"lr": 1e-3, "step": 2, "applied": FINITE}
     if rule.algorithm == "adamw":
         moments = wide["exp_avg"], wide["exp_avg_sq"]
         update_exact([(p, g, *moments)], decay=1.0, rule=rule.recipe, **settings)
     else:
         update_by_rule(p, g, wide, rule=rule, **settings)
     for slot, m in kept.items():
-        if isinstance(m, ShortMoment):
+        if isinstance(m, KeyedMoment):
             m.write(wide[slot], 7)
 
 
@@ -69,7 +80,7 @@ def test_an_update_takes_what_is_counted(name, moments, shape, chunk, monkeypatc
     assert counted == pytest.approx(found, rel=0.04)
 
 
-@pytest.mark.parametrize("slots", ["float32", "bfloat16", "float8"])
+@pytest.mark.parametrize("slots", MOMENTS)
 @pytest.mark.parametrize("name", ["adamw", "lion"])
 def test_rows_are_updated_as_the_whole_tensor_is(name, slots, monkeypatch):
     """To the bit, numbers that are rounded at random by their place among them."""
@@ -83,7 +94,7 @@ def test_rows_are_updated_as_the_whole_tensor_is(name, slots, monkeypatch):
         update(rule, p, g, kept)
         e = torch.zeros(23, 300)
         update_average(e, p, 0.9, FINITE)
-        words = [x.codes if isinstance(x, ShortMoment) else x for x in kept.values()]
+        words = [read_words(x) for x in kept.values()]
         found.append([p, e, *words])
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
