@@ -169,8 +169,10 @@ def check_disk(
         f"{'needs' if count == 1 else 'need'} {format_with_unit(needed, 'B')}, and {folder} has "
         f"{format_with_unit(free, 'B')} free"
     )
-    if free >= needed or request.force:
-        return [found]
+    if free < needed and request.force:
+        return [f"{found}: the run ends when it is full"]
+    if free >= needed:
+        return [f"{found}: little for whatever else is written there"]
     advice = "make room, choose another --output, "
     advice += "or keep fewer by --keep-last" if count > 2 else "or a smaller model"
     raise StorageError(f"{found}; {advice}")

@@ -139,7 +139,11 @@ def test_a_disk_too_small_for_the_checkpoints_is_said_before_training(go, free):
     assert not (go.folder / "refused").exists()
     free(6 * one)
     warned = go("warned", **options)
-    assert any(note.startswith("6 checkpoints of ") for note in warned.notes)
+    (note,) = [one for one in warned.notes if one.startswith("6 checkpoints of ")]
+    assert note.endswith(" free: little for whatever else is written there")
+    free(6 * one - 1)
+    forced = go("forced", force=True, **options)
+    assert any(one.endswith(" free: the run ends when it is full") for one in forced.notes)
     free(12 * one)
     assert not any("checkpoints of" in note for note in go("room", **options).notes)
     free(4 * one)

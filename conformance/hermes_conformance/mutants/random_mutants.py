@@ -19,7 +19,7 @@ from hermes_conformance.mutants.backend_package import BackendPackage, draw_muta
 from hermes_conformance.mutants.equivalents import find_equivalents
 from hermes_conformance.mutants.mutations import Mutant
 
-RECORD_SECONDS = 3600  # of the suite on the backend as it is, on a busy machine
+RECORD_SECONDS = 3600  # of processor time, of the suite on the backend as it is
 CPU_FACTOR, CPU_SECONDS = 10, 30  # a child may take so many times what its checks took, and more
 WALL_FACTOR = 20  # of the limit of processor time, for what waits instead of computing
 MEMORY = 8 << 30  # bytes of data of a child
@@ -183,7 +183,7 @@ class _Judge:
     def _record(self, report: Callable[[str], None]) -> None:
         """Run the suite on the backend as it is, and prepare the server for what follows."""
         report("judging the backend without a change")
-        limits = {"cpu_seconds": RECORD_SECONDS, "wall_seconds": RECORD_SECONDS}
+        limits = {"cpu_seconds": RECORD_SECONDS, "wall_seconds": WALL_FACTOR * RECORD_SECONDS}
         recorded = self._ask({"action": "record", **limits})
         if "how" in recorded:
             raise HermesError(f"the suite cannot judge the backend as it is: {recorded['how']}")
