@@ -12,6 +12,8 @@ import mlx.core as mx
 from mlx.core import array as Array
 from mlx.nn import Module
 
+from hermes_mlx.products import project
+
 GROUPS = (("q_proj", "k_proj", "v_proj"), ("up_proj", "gate_proj"))
 
 
@@ -69,6 +71,6 @@ def project_joined(x: Array, *linears: Any) -> tuple[Array, ...]:
     joined, bias = first.get("_joined"), first.get("_joined_bias")
     if joined is None:
         return project_apart(x, *linears)
-    y = x @ joined.astype(x.dtype).T
+    y = project(x, joined)
     y = y if bias is None else y + bias.astype(x.dtype)
     return tuple(mx.split(y, first["_ends"], axis=-1))

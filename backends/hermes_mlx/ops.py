@@ -41,12 +41,13 @@ from hermes_mlx.elementary import (
 )
 from hermes_mlx.joined_weights import project_apart, project_joined
 from hermes_mlx.loss import upcast
+from hermes_mlx.products import project
 from hermes_mlx.rotation import rotate, rotate_pairs
 
 
 def linear(x: Array, weight: Array, bias: Array | None) -> Array:
     """x W^T + b, in x's dtype. (..., in), (out, in), (out,) -> (..., out)."""
-    y = x @ weight.astype(x.dtype).T
+    y = project(x, weight)
     return y if bias is None else y + bias.astype(x.dtype)
 
 

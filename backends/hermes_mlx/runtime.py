@@ -1,7 +1,8 @@
 """A built model and how it runs: module, position tables, device, dtypes, moving of arrays."""
 
 import os
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import mlx.core as mx
@@ -19,6 +20,7 @@ from hermes.numerics.params import list_parameters
 from hermes.numerics.positions import segment_positions
 from hermes.recipe import Lora
 from hermes.spec import ModelSpec
+from hermes_mlx import FAST_BLAS
 from hermes_mlx.cache import KVCache
 from hermes_mlx.chunked_loss import PairLayout
 from hermes_mlx.context import Context, PositionTables
@@ -28,6 +30,7 @@ from hermes_mlx.lora import adapt
 from hermes_mlx.loss import upcast
 from hermes_mlx.model import Linear, Transformer
 from hermes_mlx.ops import EXACT, FAST, PLAIN
+from hermes_mlx.products import multiply_by_float32
 
 DTYPES = {
     "float32": mx.float32,
@@ -94,6 +97,9 @@ class Runtime:
         self.master = mx.float64 if self.dtype == mx.float64 else mx.float32
         exact = options.exact or self.dtype == mx.float64
         self.ops = EXACT if exact else FAST if name == "gpu" else PLAIN
+        # Not where a model must equal a learner to the bit.
+        is_free = not (training or exact or options.as_trained)
+        self._by_float32 = is_free and name == "cpu" and FAST_BLAS
         with self.apply_options():
             self.tables = PositionTables(spec, self.master)
             self.module = Transformer(spec, self.ops)
@@ -113,13 +119,15 @@ class Runtime:
                 is_short = frozen is not None and frozen.shorten(name, array)
                 loaded = self._load_parameter(array, training, short=is_short)
                 self.set_parameters({name: loaded})
-            if not (training or exact or options.as_trained):
+            if is_free:
                 by_columns = self.ops is PLAIN
                 join_weights(self.module, Linear, by_columns=by_columns)
 
-    def apply_options(self) -> AbstractContextManager:
+    @contextmanager
+    def apply_options(self) -> Iterator[None]:
         """A context in which new arrays and operations are the device's of the options."""
-        return mx.stream(self.device)
+        with mx.stream(self.device), multiply_by_float32(self._by_float32):
+            yield
 
     def _load_parameter(self, array: NDArray[Any], training: bool, *, short: bool = False) -> Array:
         """Copy a parameter: in master precision to train, unless it is short.
