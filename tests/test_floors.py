@@ -61,9 +61,9 @@ FLOORS = {
         {"backend"},
     ],
     "hermes_mlx": [
-        {"blas", "cache", "device_memory", "erf", "joined_weights", "loss", "loss_scale", "optim"}
-        | {"process_group", "rotation", "token_choice", "update_rules"},
-        {"chunked_loss", "context", "elementary"},
+        {"blas", "cache", "device_memory", "erf", "loss", "loss_scale", "optim"}
+        | {"process_group", "products", "rotation", "token_choice", "update_rules"},
+        {"chunked_loss", "context", "elementary", "joined_weights"},
         {"moment_format", "ops"},
         {"model"},
         {"lora"},
