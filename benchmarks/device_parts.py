@@ -9,10 +9,17 @@ import time
 from dataclasses import dataclass, replace
 
 import numpy as np
+from device_decoding import measure_decoding
 from device_peers import make_peers
 
 from hermes import load_spec
-from hermes.interface import Batch, Options, TrainState, choose_backend, find_backend
+from hermes.interface import (
+    Batch,
+    Options,
+    TrainState,
+    choose_backend,
+    find_backend,
+)
 from hermes.model_info.cost import count_flops
 from hermes.model_info.devices import choose_precision
 from hermes.model_info.memory import read_peak_memory
@@ -280,29 +287,6 @@ def measure_ratios(setting, keep):
         figures[name] = failed.get(name) or seconds[name]
         if name != "plain" and not failed and isinstance(figures["plain"], float):
             figures[f"{name}_over_plain"] = figures[name] / figures["plain"]
-        keep(figures)
-
-
-def measure_decoding(setting, keep):
-    """Greedy tokens per second of 1, 16 and 64 rows behind a prompt of 64 tokens."""
-    spec = setting.make_spec()
-    options = Options(device=setting.device, precision=setting.precision)
-    model = find_backend(setting.backend).build(spec, init_weights(spec, 0), options)
-    count, figures = (16 if setting.small else 128), {}
-    for rows in (1, 16, 64):
-        ids = np.random.default_rng(0).integers(0, spec.vocab_size, (rows, 64), np.int32)
-        decoder = model.decoder(rows, 64 + count + 8)
-        logits = decoder.advance(ids)
-        for _ in range(4):
-            logits = decoder.advance(logits.argmax(-1)[:, None].astype(np.int32))
-        start = time.perf_counter()
-        for _ in range(count):
-            logits = decoder.advance(logits.argmax(-1)[:, None].astype(np.int32))
-        seconds = time.perf_counter() - start
-        figures[f"rows_{rows}"] = {
-            "tokens_per_second": rows * count / seconds,
-            "milliseconds_per_step": 1000 * seconds / count,
-        }
         keep(figures)
 
 
