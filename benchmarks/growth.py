@@ -229,8 +229,9 @@ def plot(measured, path):
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, rows = pyplot.subplots(2, len(AXES), figsize=(3.0 * len(AXES), 5.6), squeeze=False)
-    for at, axis in enumerate(AXES):
+    axes = [axis for axis in AXES if any(found.get(axis) for found in measured.values())]
+    figure, rows = pyplot.subplots(2, len(axes), figsize=(3.0 * len(axes), 5.6), squeeze=False)
+    for at, axis in enumerate(axes):
         for name in (*BACKENDS, "data"):
             points = measured.get(name, {}).get(axis) or []
             sizes = [one["size"] for one in points]
