@@ -85,8 +85,8 @@ def measure(arguments, rank, port):
         found["held"], found["resident"] = count_tensor_bytes(), read_resident() - before
         return scale(norm, bound)
 
-    scale = hermes_torch.learner.clip_scale
-    with mock.patch.object(hermes_torch.learner, "clip_scale", between):
+    scale = hermes_torch.optimizer.compute_clip_divisor
+    with mock.patch.object(hermes_torch.optimizer, "compute_clip_divisor", between):
         for _ in range(2):
             loss = float(learner.step(batch, 1e-4).loss)
     print(json.dumps(found | {"peak": read_peak() - before, "loss": loss}))

@@ -262,7 +262,9 @@ class StepReport:
     multiplied by for the gradients, under float16; loss and grad_norm are without it. first_norm:
     of a batch that measures noise and has several micro-batches, the norm of what the first of them
     adds to the gradient; of this rank's own, and without the loss scale. applied: of a batch with a
-    loss_limit, 1 where the update was applied, and 0 where it was not.
+    loss_limit, 1 where the update was applied, and 0 where it was not. runs_ahead: whether the
+    device may still be computing the step; its numbers wait for this step alone, so that reading
+    them behind the next one leaves the device no pause.
     """
 
     step: int
@@ -272,6 +274,7 @@ class StepReport:
     loss_scale: SupportsFloat | None = None
     first_norm: SupportsFloat | None = None
     applied: SupportsFloat | None = None
+    runs_ahead: bool = False
 
 
 @dataclass(frozen=True)
@@ -602,15 +605,21 @@ class LazyTensors(Mapping[str, Array]):
     """Tensors by name, each made by `make(name)` when it is read, and not cached.
 
     Later steps must not change a tensor once made, so that it can be saved without a copy.
-    steady: those that any thread may make at any later time, with the same values.
+    steady: those that any thread may make at any later time, with the same values. stage: begins
+    to copy a tensor to the host while the device goes on, and returns what waits for the copy and
+    gives it, from any thread; None where `make` is all there is to do.
     """
 
     def __init__(
-        self, names: Iterable[str], make: Callable[[str], Array], steady: Iterable[str] = ()
+        self,
+        names: Iterable[str],
+        make: Callable[[str], Array],
+        steady: Iterable[str] = (),
+        stage: Callable[[str], Callable[[], Array]] | None = None,
     ):
         self._names = dict.fromkeys(names)
         self._make = make
-        self.steady = frozenset(steady)
+        self.steady, self.stage = frozenset(steady), stage
 
     def __getitem__(self, name: str) -> Array:
         if name not in self._names:

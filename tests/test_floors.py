@@ -46,14 +46,15 @@ FLOORS = {
     ],
     "hermes_torch": [
         {"cache", "compiler", "global_state", "loss", "loss_scale", "optim", "rendezvous"}
-        | {"fused_attention", "step_graphs", "token_choice", "work_counts"},
+        | {"fused_attention", "step_graphs", "token_choice", "work_counts"}
+        | {"host_copies", "side_group"},
         {"joined_weights", "recomputation", "update_rules"},
         {"chunked_loss", "context", "process_group"},
         {"moment_format", "ops"},
         {"model"},
         {"lora", "sharding", "weight_layout"},
         {"runtime"},
-        {"row_decoder", "objective"},
+        {"row_decoder", "objective", "compiled_evaluation"},
         {"invariant_rows", "static_rows"},
         {"static_decoder"},
         {"inference", "optimizer"},
@@ -68,8 +69,8 @@ FLOORS = {
         {"model"},
         {"lora"},
         {"runtime"},
-        {"row_decoder"},
-        {"invariant_rows"},
+        {"row_decoder", "compiler"},
+        {"invariant_rows", "compiled_evaluation"},
         {"inference", "optimizer"},
         {"learner"},
         {"work_counts"},

@@ -1,6 +1,6 @@
 """A model that computes logits, log-probabilities and losses, and the decoder that generates."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import mlx.core as mx
@@ -12,6 +12,7 @@ from hermes.errors import HermesError
 from hermes.interface import Batch, LazyTensors, TokenChoice, check_tokens
 from hermes.numerics.row_layout import find_windows
 from hermes_mlx.cache import KVCache
+from hermes_mlx.compiled_evaluation import CompiledEvaluation
 from hermes_mlx.context import Context
 from hermes_mlx.device_memory import CLEAR_EVERY, clear_cache
 from hermes_mlx.invariant_rows import InvariantRowDecoder
@@ -29,6 +30,7 @@ class Model:
     def __init__(self, runtime: Runtime):
         self.spec = runtime.spec
         self.runtime = runtime
+        self._evaluation = CompiledEvaluation(runtime)
 
     def _prepare(self, tokens: Ids, segments: Ids | None = None) -> tuple[Array, Context]:
         tokens = np.asarray(tokens)
@@ -76,15 +78,22 @@ class Model:
         total: Any = 0.0
         with self.runtime.apply_options():
             for a in range(len(batch.tokens)):
-                segments = None if batch.segments is None else batch.segments[a]
-                logprobs = self._compute_logprobs(batch.tokens[a], batch.targets[a], segments)
-                if batch.weights is not None:
-                    logprobs = logprobs * self.runtime.to_device(
-                        batch.weights[a], self.runtime.master
-                    )
-                total = total - logprobs.sum()
-                mx.eval(total)  # or the passes of all micro-batches are pending at once
+                total = total + self._sum_loss(batch, a)
+                mx.async_eval(total)  # or the passes of all micro-batches begin at the end
             return total.item() / (batch.own_counts.divisor or 1)
+
+    def _sum_loss(self, batch: Batch, a: int) -> Array:
+        """The summed loss of micro-batch a."""
+        tokens, targets = np.asarray(batch.tokens[a]), np.asarray(batch.targets[a])
+        segments = None if batch.segments is None else batch.segments[a]
+        weights = None if batch.weights is None else batch.weights[a]
+        if self._evaluation.is_on:
+            check_tokens(self.spec, tokens)
+            return self._evaluation.compute(tokens, targets, segments, weights)
+        logprobs = self._compute_logprobs(tokens, targets, segments)
+        if weights is not None:
+            logprobs = logprobs * self.runtime.to_device(weights, self.runtime.master)
+        return -logprobs.sum()
 
     def preferences(self, batch: Batch) -> tuple[float, NDArray[np.floating]]:
         """A batch of pairs' loss, and each row's log-probability from the same pass. (A, B)"""
@@ -142,7 +151,10 @@ class Model:
                 return frozen.read(name)
             return self.runtime.to_numpy(tensors[name])
 
-        return LazyTensors(self.runtime.names, make, steady=frozen or ())
+        def stage(name: str) -> Callable[[], NDArray[np.generic]]:
+            return self.runtime.stage(tensors[name])
+
+        return LazyTensors(self.runtime.names, make, frozen or (), stage)
 
 
 class Decoder:

@@ -6,7 +6,6 @@ the last micro-batch, when this process's own share has been evaluated.
 """
 
 import contextlib
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -15,12 +14,12 @@ import numpy as np
 from mlx.core import array as Array
 from numpy.typing import NDArray
 
-from hermes.errors import is_compiler_interrupted, is_out_of_memory
 from hermes.interface import Batch, StepReport, Tensors, TrainState, check_batch
 from hermes.numerics.lora import list_trainable
 from hermes.numerics.randomness import dropout_row_keys
 from hermes.numerics.update_rules import EMA
 from hermes.recipe import Recipe
+from hermes_mlx.compiler import compile_function, uses_compile
 from hermes_mlx.inference import Model
 from hermes_mlx.loss_scale import Scaling, load_loss_scale, read_loss_scale
 from hermes_mlx.optim import global_norm
@@ -53,42 +52,13 @@ class Learner(Model):
         self._summed_loss: Callable = mx.value_and_grad(self._compute_loss)
         self._update: Callable = self._optimizer.compute_update
         if self._uses_compile():
-            self._summed_loss = self._compile(self._summed_loss)
-            self._update = self._compile(self._update)
+            self._summed_loss = compile_function(self._summed_loss)
+            self._update = compile_function(self._update)
         self._last_loss: Array | None = None
         self._first_norm: Array | None = None
 
     def _uses_compile(self) -> bool:
-        wanted = self.runtime.options.compile
-        return self.runtime.device == mx.Device(mx.gpu) if wanted is None else wanted
-
-    def _compile(self, function: Callable) -> Callable:
-        """Compile a function; where the compiler is missing or fails, warn and run without it."""
-        chosen = mx.compile(function)
-        tried = False
-
-        def run(*arguments: Any) -> Any:
-            nonlocal chosen, tried
-            if tried:
-                return chosen(*arguments)
-            tried = True
-            # MLX builds kernels when the first result is evaluated, so that is where it may fail.
-            try:
-                result = chosen(*arguments)
-                mx.eval(result)
-            except RuntimeError as error:
-                if is_out_of_memory(error):
-                    raise
-                if is_compiler_interrupted(error):
-                    raise KeyboardInterrupt from error
-                reason = str(error).strip().splitlines()[0]
-                warnings.warn(f"mx.compile failed, so the run continues without it: {reason}")
-                chosen = function
-            else:
-                return result
-            return chosen(*arguments)  # out of the block, whose error holds what was computed
-
-        return run
+        return uses_compile(self.runtime)
 
     def _compute_loss(
         self,
@@ -178,9 +148,9 @@ class Learner(Model):
             else:
                 grads = {name: grads[name] + g for name, g in new_grads.items()}
             if len(batch.tokens) > 1:
-                mx.eval(
-                    total, grads, self._first_norm
-                )  # or the activations of all micro-batches live at once
+                # Begun now, or the activations of all micro-batches live at once; not waited for,
+                # so that the next one is prepared meanwhile. MLX runs few operations ahead.
+                mx.async_eval(total, grads, self._first_norm)
         # The trace has left its placeholders in the module.
         runtime.set_parameters(self._params)
         has_rows = batch.pairs is not None or batch.sources is not None
@@ -228,16 +198,17 @@ class Learner(Model):
                 self._params, optimizer.kept, grads, loss, scalars, scaling, limit
             )
             runtime.set_parameters(self._params)
-            # The host prepares this step while the device runs the one before, and no further:
-            # queued steps would hold their activations and batches.
+            mx.async_eval(loss, norm, self._params, optimizer.kept, self._scaling, applied)
+            # The device has this step before the host waits for the one before, once an update and
+            # no further: more queued steps would hold their batches.
             if self._last_loss is not None:
                 mx.eval(self._last_loss)
-            mx.async_eval(loss, norm, self._params, optimizer.kept, self._scaling, applied)
         self._last_loss, self._steps_done = loss, step
         scale = scaling and LazyScalar(scaling[0])
         first = None if self._first_norm is None else LazyScalar(self._first_norm)
-        applied = None if applied is None else LazyScalar(applied)
-        return StepReport(step, LazyScalar(loss), LazyScalar(norm), rows, scale, first, applied)
+        told = None if applied is None else LazyScalar(applied)
+        numbers = LazyScalar(loss), LazyScalar(norm), rows, scale, first, told
+        return StepReport(step, *numbers, runs_ahead=True)
 
     @contextlib.contextmanager
     def use_average(self) -> Iterator[None]:

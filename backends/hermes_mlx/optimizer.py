@@ -1,11 +1,12 @@
 """What a learner keeps beside its weights, and how a step changes both."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 from mlx.core import array as Array
+from numpy.typing import NDArray
 
 from hermes.interface import LazyTensors, Tensors, TrainState
 from hermes.numerics.moment_format import FORMATS, compute_rounding_keys
@@ -136,14 +137,20 @@ class Optimizer:
         """What is kept, by slot; each tensor is copied when it is read."""
 
         # MLX's arrays never change: a later step makes new ones, so these can be read when asked.
-        def read(slot: str, value: Any) -> Any:
-            with self._runtime.apply_options():
-                return self._runtime.to_numpy(_widen(slot, value))
+        def make_tensors(slot: str, held: Mapping[str, Any]) -> Tensors:
+            runtime = self._runtime
 
-        return {
-            slot: LazyTensors(held, lambda name, slot=slot, held=held: read(slot, held[name]))  # type: ignore[misc]
-            for slot, held in self.kept.items()
-        }
+            def read(name: str) -> NDArray[Any]:
+                with runtime.apply_options():
+                    return runtime.to_numpy(_widen(slot, held[name]))
+
+            def stage(name: str) -> Callable[[], NDArray[Any]]:
+                with runtime.apply_options():
+                    return runtime.stage(_widen(slot, held[name]))
+
+            return LazyTensors(held, read, stage=stage)
+
+        return {slot: make_tensors(slot, held) for slot, held in self.kept.items()}
 
 
 def _widen(slot: str, value: Any, dtype: mx.Dtype | None = None) -> Array:

@@ -1,7 +1,7 @@
 """A built model and how it runs: module, position tables, device, dtypes, moving of arrays."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -210,6 +210,19 @@ class Runtime:
         if segments is None:
             return None, None
         return self.to_device(segments), self.to_device(segment_positions(segments))
+
+    def stage(self, array: Array) -> Callable[[], NDArray[Any]]:
+        """What gives an array as `to_numpy` does, to any thread and at any later time.
+
+        Nothing is copied: an array never changes, and is kept for as long as this view of its
+        memory, which the host reads as the device does.
+        """
+        with self.apply_options():
+            wide = mx.contiguous(upcast(array))
+            mx.eval(wide)
+        view = np.asarray(wide)
+        view.flags.writeable = False
+        return lambda: view
 
     def to_numpy(self, array: Array) -> NDArray[Any]:
         """A NumPy copy, float32 unless it is float64."""

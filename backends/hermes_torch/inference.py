@@ -11,6 +11,7 @@ from hermes.errors import HermesError, Unsupported
 from hermes.interface import Batch, LazyTensors, check_tokens
 from hermes.numerics.row_layout import find_windows
 from hermes_torch.cache import KVCache
+from hermes_torch.compiled_evaluation import CompiledEvaluation
 from hermes_torch.context import Context
 from hermes_torch.invariant_rows import InvariantRowDecoder
 from hermes_torch.loss import preference_loss
@@ -28,6 +29,7 @@ class Model:
     def __init__(self, runtime: Runtime):
         self.spec = runtime.spec
         self.runtime = runtime
+        self._evaluation = CompiledEvaluation(runtime)
 
     def _prepare(self, tokens: Ids, segments: Ids | None = None) -> tuple[Array, Context]:
         tokens = np.asarray(tokens)
@@ -79,14 +81,26 @@ class Model:
         total: Any = 0.0
         with self.runtime.apply_options():
             for a in range(len(batch.tokens)):
-                segments = None if batch.segments is None else batch.segments[a]
-                logprobs = self._compute_logprobs(batch.tokens[a], batch.targets[a], segments)
-                if batch.weights is not None:
-                    logprobs = logprobs * self.runtime.to_device(
-                        batch.weights[a], self.runtime.master
-                    )
-                total = total - logprobs.sum()
+                total = total + self._compute_loss(batch, a)
         return float(total) / (batch.own_counts.divisor or 1)
+
+    def _compute_loss(self, batch: Batch, a: int) -> Array:
+        """The summed loss of micro-batch a, compiled where that works."""
+        tokens, targets = np.asarray(batch.tokens[a]), np.asarray(batch.targets[a])
+        segments = None if batch.segments is None else batch.segments[a]
+        weights = None if batch.weights is None else batch.weights[a]
+        if self._compiles_evaluation(tokens):
+            check_tokens(self.spec, tokens)
+            loss = self._evaluation.compute(tokens, targets, segments, weights)
+            if loss is not None:
+                return loss
+        logprobs = self._compute_logprobs(tokens, targets, segments)
+        if weights is not None:
+            logprobs = logprobs * self.runtime.to_device(weights, self.runtime.master)
+        return -logprobs.sum()
+
+    def _compiles_evaluation(self, tokens: Ids) -> bool:
+        return self._evaluation.is_on
 
     @torch.no_grad()
     def preferences(self, batch: Batch) -> tuple[float, NDArray[np.floating]]:
@@ -148,15 +162,16 @@ class Model:
 
     def params(self) -> LazyTensors:
         """The weights, one at a time."""
-        state = self.runtime.module.state_dict()
-        frozen = self.runtime.frozen
+        runtime, state = self.runtime, self.runtime.module.state_dict()
+        frozen = runtime.frozen
 
         def make(name: str) -> NDArray[np.generic]:
             if frozen is not None and name in frozen:
                 return frozen.read(name)
-            return self.runtime.read_parameter(name, state[name])
+            return runtime.read_parameter(name, state[name])
 
-        return LazyTensors(self.runtime.names, make, steady=frozen or ())
+        stage = (lambda name: runtime.stage(state[name])) if runtime.stages else None
+        return LazyTensors(runtime.names, make, frozen or (), stage)
 
 
 class Decoder:

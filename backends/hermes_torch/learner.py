@@ -20,11 +20,13 @@ from hermes.interface import Batch, StepReport, Tensors, TrainState, check_batch
 from hermes.numerics.lora import list_trainable
 from hermes.numerics.randomness import dropout_row_keys
 from hermes.recipe import Recipe
+from hermes_torch.compiled_evaluation import uses_compile
 from hermes_torch.compiler import compile_function, warn_compiler_failed
+from hermes_torch.host_copies import HostCopies, LateNumber, LateNumbers
 from hermes_torch.inference import Model
 from hermes_torch.loss_scale import LossScaler
-from hermes_torch.objective import LazyRows, Objective
-from hermes_torch.optim import clip_scale, global_norm, is_applied
+from hermes_torch.objective import Objective
+from hermes_torch.optim import global_norm, is_applied
 from hermes_torch.optimizer import Optimizer, get_grad
 from hermes_torch.runtime import Runtime
 
@@ -53,19 +55,17 @@ class Learner(Model):
         if self._distributed and runtime.kernels.flex:
             # Its shapes follow a rank's own documents: it would compile while the others wait.
             runtime.kernels.varlen = False
+        self._number_copies = HostCopies(runtime.device)
         self._objective: Any = Objective(runtime, recipe)
         if self._distributed and not runtime.shards:
             self._objective = process_group.wrap(self._objective)
-        self._compiled = compile_function(self._objective) if self._uses_compile() else None
+        self._compiled = compile_function(self._objective) if uses_compile(runtime) else None
         self._compiler_works = self._is_backward = False
         self._shapes: set[tuple[int, ...]] = set()  # of micro-batches so far
         self._first_norm: Array | None = None
 
     def _uses_compile(self) -> bool:
-        if self.runtime.shards:
-            return False
-        wanted = self.runtime.options.compile
-        return self.runtime.device.type == "cuda" if wanted is None else wanted
+        return uses_compile(self.runtime)
 
     def _differentiate(
         self, arguments: tuple[Any, ...], count: float, is_last: bool
@@ -108,7 +108,7 @@ class Learner(Model):
             loss.backward()
         return mean.detach(), sums
 
-    def _accumulate(self, batch: Batch) -> tuple[Array, LazyRows | None]:
+    def _accumulate(self, batch: Batch) -> tuple[Array, Array | None]:
         """Add the gradients of the batch's loss to .grad; return the loss, and rows asked for."""
         check_batch(batch, self._recipe)
         if batch.measures_noise and self.runtime.shards:
@@ -164,7 +164,7 @@ class Learner(Model):
         if self._distributed:
             self._process_group.sum_in_place(total)
         has_rows = batch.pairs is not None or batch.sources is not None
-        return total, LazyRows(rows) if has_rows else None
+        return total, torch.stack(rows).detach() if has_rows else None
 
     def _measure_first(self) -> Array:
         """The norm of this process's gradients after its first micro-batch, without the loss scale.
@@ -207,6 +207,14 @@ class Learner(Model):
             activity or f"the gradients of step {self._steps_done + 1}"
         )
 
+    def _compiles_evaluation(self, tokens: NDArray[np.integer]) -> bool:
+        """Of several processes, those evaluate compiled whose rows have a length of training's.
+
+        One that compiled alone, for rows of its own, would keep the others waiting.
+        """
+        is_known = any(shape[-1] == tokens.shape[1] for shape in self._shapes)
+        return super()._compiles_evaluation(tokens) and (is_known or not self._distributed)
+
     def loss(self, batch: Batch) -> float:
         """The batch's loss over all micro-batches, without dropout."""
         with self._watch(f"the evaluation of step {self._steps_done}"):
@@ -243,24 +251,28 @@ class Learner(Model):
             # it is not finite, without the host knowing it. Nor does a process wait for another,
             # unless a rule needs the whole of a sharded matrix.
             with self.runtime.apply_options(), torch.no_grad(), self._watch():
-                if self._recipe.grad_clip:
-                    local_grads = [self.runtime.to_local(g) for g in grads]
-                    # Private, but what clip_grad_norm_ calls: one kernel for all tensors. The
-                    # fused AdamW could take the scale as its grad_scale, but divides by that, and
-                    # gradients over 1 / scale are not, to the last bit, gradients times scale.
-                    torch._foreach_mul_(local_grads, clip_scale(norm, self._recipe.grad_clip))
                 finite = torch.isfinite(norm) & torch.isfinite(loss)
                 self._steps_done += 1
                 applied = is_applied(finite, loss, batch.loss_limit)
-                self._optimizer.update(lr, self._steps_done, applied)
+                self._optimizer.update(lr, self._steps_done, applied, norm)
                 scale = None
                 if self._scaler is not None:
                     scale = self._scaler.scale
                     self._scaler.update(finite)
+                numbers = {
+                    "loss": loss,
+                    "grad_norm": norm,
+                    "row_logprobs": rows,
+                    "loss_scale": scale,
+                    "first_norm": self._first_norm,
+                    "applied": None if batch.loss_limit is None else applied,
+                }
+                known = {name: x for name, x in numbers.items() if x is not None}
+                late = LateNumbers(self._number_copies, known)
             self._clear_grads()
-            told = None if batch.loss_limit is None else applied
-            first = self._first_norm
-            return StepReport(self._steps_done, loss, norm, rows, scale, first, told)
+            report = {name: LateNumber(late, name) for name in known}
+            ahead = self._number_copies.runs_ahead
+            return StepReport(self._steps_done, **report, runs_ahead=ahead)
 
     def _expect_compiling(self, batch: Batch) -> contextlib.AbstractContextManager:
         """A context in which peers may be silent for long, for a batch of a shape that is new."""

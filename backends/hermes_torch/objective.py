@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-from numpy.typing import NDArray
 from torch import Tensor as Array
 
 from hermes.recipe import Recipe
@@ -59,14 +58,3 @@ class Objective(torch.nn.Module):
             return self.module(tokens, ctx, next_token, targets, layout, *more), None
         pairs = reference, self._rule, weights, factor
         return self.module(tokens, ctx, runtime.ops.preference, targets, layout, *pairs)
-
-
-class LazyRows:
-    """A number for each row of each micro-batch; np.asarray waits for the device and reads them."""
-
-    def __init__(self, rows: list[Array]):
-        self._rows = [row.detach() for row in rows]
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        """(A, B)"""
-        return torch.stack(self._rows).cpu().numpy().astype(dtype or "float64")

@@ -49,6 +49,11 @@ def is_applied(finite: Array, loss: Array, limit: float | None) -> Array:
     return finite if limit is None else finite & (loss <= limit)
 
 
+def compute_clip_divisor(norm: Array, bound: float) -> Array:
+    """1 / clip_scale, max(1, (norm + 1e-6) / bound), within a rounding. () -> ()."""
+    return ((norm + 1e-6) / bound).clamp(min=1.0)
+
+
 def adamw(
     p: Array,
     g: Array,
@@ -106,10 +111,12 @@ def update_fused(
     decay: float,
     rule: OptimizerRecipe,
     applied: Array,
+    divisor: Array | None = None,
 ) -> None:
-    """update_exact by torch's fused kernel.
+    """update_exact by torch's fused kernel, of gradients over `divisor`, a float32 ().
 
     The functional form behind torch.optim.AdamW, which would hold moments and step counts itself.
+    The kernel divides as it reads a gradient, and writes the quotient over it.
     """
     if not group:
         return
@@ -124,7 +131,9 @@ def update_fused(
         [],
         list(steps),
         fused=True,
-        found_inf=(~applied).float(),  # what a gradient scaler passes: 1 makes the step a no-op
+        # What a gradient scaler passes: its scale, and whether the step is a no-op, which 1 is.
+        grad_scale=divisor,
+        found_inf=(~applied).float(),
         amsgrad=False,
         beta1=rule.beta1,
         beta2=rule.beta2,

@@ -1,10 +1,13 @@
 """What a learner keeps beside its weights, and how a step changes both, in place."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor as Array
 from torch.nn import Parameter
 
@@ -23,7 +26,7 @@ from hermes.numerics.update_rules import (
 )
 from hermes.recipe import Recipe
 from hermes_torch.moment_format import KeyedMoment, ShortMoment, StochasticMoment
-from hermes_torch.optim import update_exact, update_fused
+from hermes_torch.optim import clip_scale, compute_clip_divisor, update_exact, update_fused
 from hermes_torch.runtime import Runtime
 from hermes_torch.update_rules import update_average, update_by_rule
 
@@ -56,7 +59,7 @@ class Optimizer:
         exact = runtime.options.exact or runtime.dtype == torch.float64
         # The fused kernel computes in the moments' type.
         exact = exact or recipe.optimizer.moments != "float32"
-        self._update_adamw = update_exact if exact else update_fused
+        self._is_fused = not exact
 
     def _load(self, slot: str, held: Tensors, name: str, shape: tuple[int, ...]) -> Array:
         """A tensor of a slot; where the state has none, zeros, or of the average the weights."""
@@ -102,18 +105,24 @@ class Optimizer:
         """The gradients, in the order of `names`."""
         return [get_grad(self._tensors[name]) for name in self.names]
 
-    def update(self, lr: float, step: int, applied: Array) -> None:
-        """Take the step, counted from 1, where it is `applied`, a bool ()."""
+    def update(self, lr: float, step: int, applied: Array, norm: Array) -> None:
+        """Clip and take the step, counted from 1, where it is `applied`, a bool ().
+
+        norm: of all gradients, by which they are clipped; those of AdamW as its kernel reads them,
+        without a pass of its own.
+        """
+        self._runtime.copies.hold_back()
+        divisor = self._clip(norm)
         keys = compute_rounding_keys(self._recipe.seed, step, self._keyed)
         by_tensor = dict(zip(self._keyed, keys.tolist(), strict=True))
         for rule, names in self._groups.items():
             rate = lr * rule.lr_scale
             if not self._keyed:
-                self._update_group(rule, names, self.kept, rate, step, applied)
+                self._update_group(rule, names, self.kept, rate, step, applied, divisor)
                 continue
             for name in names:  # one by one, as each is wide for a while
                 with self._open(name, by_tensor) as held:
-                    self._update_group(rule, [name], {name: held}, rate, step, applied)
+                    self._update_group(rule, [name], {name: held}, rate, step, applied, divisor)
         if self._recipe.ema:
             self._average(applied)
 
@@ -125,8 +134,12 @@ class Optimizer:
         lr: float,
         step: int,
         applied: Array,
+        divisor: Array | None,
     ) -> None:
-        """Update tensors of one rule, and what is kept of each, by name and slot."""
+        """Update tensors of one rule, and what is kept of each, by name and slot.
+
+        divisor: of AdamW's gradients; see _clip.
+        """
         to_local, tensors = self._runtime.to_local, self._tensors
         if rule.algorithm == "adamw":
             group = [
@@ -138,10 +151,9 @@ class Optimizer:
                 )
                 for name in names
             ]
+            update = partial(update_fused, divisor=divisor) if self._is_fused else update_exact
             decay = float(rule.decay)
-            self._update_adamw(
-                group, lr=lr, step=step, decay=decay, rule=rule.recipe, applied=applied
-            )
+            update(group, lr=lr, step=step, decay=decay, rule=rule.recipe, applied=applied)
             return
         # Lion's steps are of single numbers, so that a shard of a tensor is enough for its own.
         shards = None if rule.algorithm == "lion" else self._runtime.shards
@@ -154,6 +166,25 @@ class Optimizer:
                 p, grad, held, lr=lr, step=step, rule=rule, applied=applied, shards=shards
             )
 
+    def _clip(self, norm: Array) -> Array | None:
+        """Clip gradients in place, but for those of a fused AdamW.
+
+        It is to divide those by what is returned; None for as they are.
+        """
+        bound = self._recipe.grad_clip
+        if not bound:
+            return None
+        in_place = [
+            self._runtime.to_local(get_grad(self._tensors[name]))
+            for rule, names in self._groups.items()
+            for name in names
+            if rule.algorithm != "adamw" or not self._is_fused
+        ]
+        if in_place:
+            # Private, but what clip_grad_norm_ calls: one kernel for all tensors.
+            torch._foreach_mul_(in_place, clip_scale(norm, bound))
+        return compute_clip_divisor(norm, bound) if self._is_fused else None
+
     def _average(self, applied: Array) -> None:
         """Move the average of the weights towards them."""
         to_local = self._runtime.to_local
@@ -165,6 +196,7 @@ class Optimizer:
     def swap_average(self) -> None:
         """Exchange the weights and their average."""
         to_local, shards = self._runtime.to_local, self._runtime.shards
+        self._runtime.copies.hold_back()
         if shards:
             shards.forget_gathered()
         for name in self.names:
@@ -204,11 +236,30 @@ class Optimizer:
 
     def copy_slots(self) -> Mapping[str, Tensors]:
         """What is kept, by slot; each tensor is copied when it is read."""
-        copy, read = self._runtime.copy_to_numpy, self._decode
-        return {
-            slot: LazyTensors(shapes, lambda name, slot=slot: copy(read(name, slot)))  # type: ignore[misc]
-            for slot, shapes in self._shapes.items()
-        }
+        copy, read, runtime = self._runtime.copy_to_numpy, self._decode, self._runtime
+
+        def make_tensors(slot: str, shapes: Iterable[str]) -> Tensors:
+            return LazyTensors(
+                shapes,
+                lambda name: copy(read(name, slot)),
+                stage=(lambda name: self._stage(name, slot)) if runtime.stages else None,
+            )
+
+        return {slot: make_tensors(slot, shapes) for slot, shapes in self._shapes.items()}
+
+    def _stage(self, name: str, slot: str) -> Callable[[], NDArray[Any]]:
+        """Begin to copy what is in a slot; codes are decoded where they arrive."""
+        kept, runtime = self.kept[name][slot], self._runtime
+        if not isinstance(kept, KeyedMoment):
+            return runtime.stage(kept)
+        parts = ("codes", "exponents") if isinstance(kept, ShortMoment) else ("values",)
+        waits = {part: runtime.copies.begin(getattr(kept, part)) for part in parts}
+
+        def read() -> Array:
+            held = {part: wait() for part, wait in waits.items()}
+            return replace(kept, **held).read(torch.float32)
+
+        return runtime.finish_staging(self._tensors[name], read)
 
 
 def get_grad(p: Array) -> Array:

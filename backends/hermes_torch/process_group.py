@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from hermes.distributed.process_group import RankInfo
 from hermes.errors import PeerLost, Unsupported
 from hermes_torch.rendezvous import Rendezvous, check_host, give_up, warn_while_waiting
+from hermes_torch.side_group import SideGroup
 
 FLIGHT_RECORDER_SIZE = "200"  # collectives that torch's flight recorder keeps
 HISTORY_LINES = 20
@@ -75,6 +76,7 @@ class ProcessGroup:
         self._activity = "the start"  # what a message about a lost peer says was going on
         self._groups: list[Any] = [dist.group.WORLD]
         self._meshes: dict[int, DeviceMesh] = {}
+        self._side_group: SideGroup | None = None
         self._begun, self._busy = self._record_time(), 0.0
         self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
         self._lost = self._is_first_done = False
@@ -246,6 +248,13 @@ class ProcessGroup:
         self._groups += [one for one in mesh.get_all_groups() if one not in self._groups]
         self._meshes[group_size] = mesh
         return mesh
+
+    def open_side_group(self) -> SideGroup:
+        """The same processes for another thread; all of them make it, at the first call."""
+        if self._side_group is None:
+            with self.watch("the making of a second group"):
+                self._side_group = SideGroup(self.rank_info)
+        return self._side_group
 
     @contextlib.contextmanager
     def watch(self, activity: str | None = None) -> Iterator[None]:

@@ -1,6 +1,7 @@
 """A built model and how it runs: module, position tables, device, dtypes, moving of arrays."""
 
 import contextlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from hermes_torch.chunked_loss import PairLayout
 from hermes_torch.context import Context, PositionTables
 from hermes_torch.fused_attention import NO_KERNELS, find_kernels
 from hermes_torch.global_state import apply_options, has_tf32, use_expandable_segments
+from hermes_torch.host_copies import HostCopies
 from hermes_torch.joined_weights import join_weights
 from hermes_torch.lora import adapt
 from hermes_torch.loss import upcast
@@ -111,6 +113,7 @@ class Runtime:
         exact = options.exact or self.dtype == torch.float64
         self.ops = EXACT if exact else FAST
         self.kernels = NO_KERNELS if exact else find_kernels(self.device, self.dtype, options)
+        self.copies = HostCopies(self.device, beside=training)
         self._room = 1  # documents of a micro-batch, for load_boundaries
         self.module = Network(spec, self.ops)
         self.adapters = adapt(self.module, spec, lora, self.device) if lora else []
@@ -130,6 +133,11 @@ class Runtime:
             self._packed_rows = pack_weights(self.module)
         elif not exact:
             join_weights(self.module, Linear, sharded=bool(shards))
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether matrices are in oneDNN's layout."""
+        return bool(self._packed_rows)
 
     def apply_options(self) -> contextlib.ExitStack:
         """A context in which torch's process-wide settings are those of the options."""
@@ -152,6 +160,26 @@ class Runtime:
         """A parameter of the module, in memory of its own, wherever its numbers are."""
         packed = self._packed_rows.get(name)
         return self.copy_to_numpy(tensor if packed is None else packed.read())
+
+    @property
+    def stages(self) -> bool:
+        """Whether tensors are saved from copies that are not whole on the host when they begin."""
+        return self.copies.runs_ahead or self.shards is not None
+
+    def stage(self, tensor: Array) -> Callable[[], NDArray[Any]]:
+        """Begin copy_to_numpy while the device goes on; what is returned waits for the copy.
+
+        Of a sharded tensor this process's rows are copied; all processes read it together.
+        """
+        wait = self.copies.begin(self.to_local(tensor.detach()))
+        return self.finish_staging(tensor, lambda: upcast(wait()))
+
+    def finish_staging(
+        self, tensor: Array, read: Callable[[], Array]
+    ) -> Callable[[], NDArray[Any]]:
+        """What gives a tensor of which read() is this process's part, on the host."""
+        gather = self.shards.stage(tensor, read) if self.shards else read
+        return lambda: gather().numpy()
 
     def to_local(self, tensor: Array) -> Array:
         """The part of a tensor that this process holds: all of it, unless it is sharded."""

@@ -5,7 +5,7 @@ master precision, as the forward pass uses them; their gradients are summed once
 """
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -53,6 +53,7 @@ class Shards:
             )
         self._full, self._process_group = options.shard == "full", process_group
         self._mesh = process_group.get_mesh(group or size)
+        self._holders, self._side_group = group or size, process_group.open_side_group()
 
     def split(self, module: Transformer, dtype: torch.dtype, master: torch.dtype) -> None:
         """Shard a module whose parameters are not loaded yet. dtype: of matrices when gathered."""
@@ -135,6 +136,16 @@ class Shards:
         """The whole of a tensor, in every process; a collective, so all call it together."""
         with self._process_group.watch("the gathering of a tensor"):
             return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+    def stage(self, tensor: Array, read: Callable[[], Array]) -> Callable[[], Array]:
+        """What gathers a tensor of which read() is this process's part, in rank 0 alone.
+
+        It is a collective of the side group, so that another thread may call it, in all processes.
+        """
+        if not isinstance(tensor, DTensor):
+            return read
+        rows = tensor.shape[0]
+        return lambda: self._side_group.gather_rows(read(), rows, self._holders)
 
     def prepare_micro_batch(self, *, is_last: bool) -> None:
         """Set what the next backward pass communicates; is_last: whether it is the step's last."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import TracebackType
 
@@ -16,13 +17,21 @@ from hermes.interface import LazyTensors, Tensors, TrainState
 from hermes.spec import ModelSpec
 from hermes.storage.durable import Disk
 
-__all__ = ["Saver", "copy_state"]
+__all__ = ["Lead", "Saver", "copy_state"]
+
+Lead = Callable[[TrainState], AbstractContextManager[TrainState]]
 
 
 def _copy_tensors(tensors: Tensors) -> Tensors:
     if isinstance(tensors, LazyTensors):
+        own = [name for name in tensors if name not in tensors.steady]
+        if tensors.stage is not None:
+            waits = {name: tensors.stage(name) for name in own}
+            return LazyTensors(
+                tensors, lambda name: waits[name]() if name in waits else tensors[name], tensors
+            )
         # Each access makes a new array, so there is no need to copy it again.
-        copies = {name: tensors[name] for name in tensors if name not in tensors.steady}
+        copies = {name: tensors[name] for name in own}
         if not tensors.steady:
             return copies
         return LazyTensors(
@@ -35,7 +44,8 @@ def _copy_tensors(tensors: Tensors) -> Tensors:
 def copy_state(state: TrainState) -> TrainState:
     """Copy the state into host arrays that no later optimizer step can change.
 
-    Those that nothing changes are left where they are, to be read one at a time.
+    Those that nothing changes are left where they are, to be read one at a time. A learner that
+    stages copies has only begun them when this returns: reading one waits for it.
     """
     slots = {slot: _copy_tensors(held) for slot, held in state.slots.items()}
     return TrainState.from_slots(_copy_tensors(state.params), slots, state.step, state.loss_scale)
@@ -44,8 +54,9 @@ def copy_state(state: TrainState) -> TrainState:
 class Saver:
     """Writes the checkpoints of one run, one at a time, in a background thread.
 
-    `save` waits for the previous save, copies the state in the calling thread (frameworks do not
-    allow other threads to read their arrays) and returns, so at most one copy exists. An error in
+    `save` waits for the previous save, copies the state in the calling thread, or has the device
+    begin to, and returns, so at most one copy exists. (A framework's own arrays are not for other
+    threads: what they read are host arrays, or waits for a device's copies into those.) An error in
     the thread is raised by the next call of any method. The caller holds the run's lock. on_delete
     is called from the thread with each checkpoint that the retention policy deletes. Raises
     CheckpointError where the tokenizer does not fit the model.
@@ -70,30 +81,29 @@ class Saver:
         self._exists = run.exists()
         sweep(run, disk=self._disk)
 
-    def save(self, state: TrainState, progress: Progress, *, now: bool = False) -> Path:
+    def save(self, state: TrainState, progress: Progress, *, lead: Lead | None = None) -> Path:
         """Start a save; the folder is whole once `wait` or the next `save` has returned.
 
-        now: save in this thread, tensor by tensor and without a copy of the whole state. Raises the
-        error of the previous save, if it failed.
+        lead: of a state whose tensors several processes gather, what leads them while it is
+        written, tensor by tensor. Raises the error of the previous save, if it failed.
         """
         self.wait()
-        if now:
-            self._write(state, progress, workers=1)
-        else:
-            self._pending = self._pool.submit(self._write, copy_state(state), progress)
+        self._pending = self._pool.submit(self._write, copy_state(state), progress, lead)
         return self._run / name_step_folder(progress.step)
 
-    def _write(self, state: TrainState, progress: Progress, workers: int = 2) -> None:
-        path = save(
-            self._run,
-            state,
-            spec=self._spec,
-            progress=progress,
-            companions=self._companions,
-            workers=workers,  # by default two: one writes weights, one the moments
-            disk=self._disk,
-            make_run=not self._exists,
-        )
+    def _write(self, state: TrainState, progress: Progress, lead: Lead | None) -> None:
+        with nullcontext(state) if lead is None else lead(state) as read:
+            path = save(
+                self._run,
+                read,
+                spec=self._spec,
+                progress=progress,
+                companions=self._companions,
+                # One writes weights, one the moments; what is gathered comes one by one.
+                workers=2 if lead is None else 1,
+                disk=self._disk,
+                make_run=not self._exists,
+            )
         for gone in prune(self._run, self._keep, path, disk=self._disk):
             if self._deleted:
                 self._deleted(gone)

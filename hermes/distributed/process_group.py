@@ -8,13 +8,22 @@ import atexit
 import os
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from hermes.errors import HermesError
 
-__all__ = ["SINGLE_PROCESS", "ProcessGroup", "RankInfo", "SingleProcess", "exit_without_teardown"]
+__all__ = [
+    "SINGLE_PROCESS",
+    "HasSideGroup",
+    "ProcessGroup",
+    "RankInfo",
+    "SingleProcess",
+    "SumsNumbers",
+    "WaitsForCompilers",
+    "exit_without_teardown",
+]
 
 
 def _to_stderr(line: str) -> None:
@@ -114,6 +123,36 @@ class ProcessGroup(Protocol):
 
     def close(self) -> None:
         """Leave the group without waiting for anyone."""
+        ...
+
+
+class SumsNumbers(Protocol):
+    """What ranks need to agree on the tensor that is read next."""
+
+    def all_reduce_sum(self, numbers: Sequence[float]) -> list[float]:
+        """The sum of each number over all ranks, in float64."""
+        ...
+
+
+@runtime_checkable
+class HasSideGroup(Protocol):
+    """A process group of a split model, whose tensors a second thread gathers."""
+
+    def open_side_group(self) -> SumsNumbers:
+        """The same ranks, for that thread; its methods raise what the framework does."""
+        ...
+
+    def watch(self, activity: str | None = None) -> AbstractContextManager[None]:
+        """A context in which the framework's error about a lost rank becomes PeerLost."""
+        ...
+
+
+@runtime_checkable
+class WaitsForCompilers(Protocol):
+    """A process group whose ranks may compile at other times than in the first step."""
+
+    def allow_compiling(self) -> AbstractContextManager[None]:
+        """A context in which a rank may be silent for as long as in the first step."""
         ...
 
 

@@ -5,13 +5,20 @@ Rank 0 alone writes the run's folder. The other ranks hold the same state and wr
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import astuple, dataclass, replace
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
-from hermes.checkpoint import name_step_folder
-from hermes.distributed.process_group import ProcessGroup, RankInfo
+from hermes.checkpoint import copy_state, name_step_folder
+from hermes.distributed.process_group import (
+    HasSideGroup,
+    ProcessGroup,
+    RankInfo,
+    SumsNumbers,
+    WaitsForCompilers,
+)
 from hermes.errors import HermesError, PeerLost
 from hermes.interface import (
     Array,
@@ -27,7 +34,7 @@ from hermes.training.events import Pace, Position, Recorded, RolledBack, Sample
 from hermes.training.save_timer import SaveTimer
 from hermes.training.training_data import Mean, Measures
 
-__all__ = ["NullRecorder", "RankCoordinator", "gather_for_rank0", "serve_gathers"]
+__all__ = ["NullRecorder", "RankCoordinator", "gather_for_rank0", "serve_gathers", "watch_saving"]
 
 COMPARE_EVERY = 100  # steps between two comparisons of all ranks' weights
 
@@ -56,6 +63,7 @@ class RankCoordinator:
         self._learner: Learner | None = learner
         self._steps_here, self._step = 0, step
         self._same_at: int | None = None
+        self._has_evaluated = False
         self._busy = [0.0] * process_group.rank_info.world_size
 
     @property
@@ -82,6 +90,13 @@ class RankCoordinator:
         stops = self._process_group.all_reduce_max(float(self._stop())) > 0
         self._process_group.begin()
         return stops
+
+    def expect_evaluation(self) -> AbstractContextManager[None]:
+        """A context for an evaluation; in the first one of a run other ranks may compile."""
+        is_first, self._has_evaluated = not self._has_evaluated, True
+        if is_first and isinstance(self._process_group, WaitsForCompilers):
+            return self._process_group.allow_compiling()
+        return nullcontext()
 
     def decide(self, *, failed: bool = False) -> str:
         """What all ranks do between two batches of a round of tasks: 'go on', 'stop' or 'fail'.
@@ -188,8 +203,15 @@ class RankCoordinator:
         return f"{same}, and {self.last_saved.name} is from before; {fault}: resume with --resume"
 
 
+def watch_saving(process_group: ProcessGroup) -> AbstractContextManager[None]:
+    """A context in which a rank that was lost while a checkpoint was gathered raises PeerLost."""
+    if not isinstance(process_group, HasSideGroup):
+        return nullcontext()
+    return process_group.watch()
+
+
 @contextmanager
-def gather_for_rank0(process_group: ProcessGroup, state: TrainState) -> Iterator[TrainState]:
+def gather_for_rank0(process_group: SumsNumbers, state: TrainState) -> Iterator[TrainState]:
     """The state of a sharded learner, to be read in rank 0 while the others `serve_gathers`.
 
     Each tensor is gathered when it is read, in any order, and not kept.
@@ -210,7 +232,7 @@ def gather_for_rank0(process_group: ProcessGroup, state: TrainState) -> Iterator
     process_group.all_reduce_sum([0])
 
 
-def serve_gathers(process_group: ProcessGroup, state: TrainState) -> None:
+def serve_gathers(process_group: SumsNumbers, state: TrainState) -> None:
     """Take part in gathering each tensor that rank 0 reads, until it is done."""
     parts = (state.params, *state.slots.values())
     tensors = [(held, name) for held in parts for name in held]
@@ -219,7 +241,7 @@ def serve_gathers(process_group: ProcessGroup, state: TrainState) -> None:
         held[name]
 
 
-def _announce_reads(process_group: ProcessGroup, held: Tensors, start: int) -> Tensors:
+def _announce_reads(process_group: SumsNumbers, held: Tensors, start: int) -> Tensors:
     """The tensors; the other ranks are told which one is about to be read, by its number."""
     numbers = {name: number for number, name in enumerate(held, start)}
 
@@ -241,15 +263,19 @@ class NullRecorder:
     process_group: ProcessGroup
     learner: Learner | None = None
     is_sharded: bool = False
+    _thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "gathers"))
+    _pending: Future[None] | None = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Nothing is open."""
+        """Help rank 0 to its end: a checkpoint that has begun is to be whole."""
+        self._thread.shutdown()
 
     def record(self, event: Recorded) -> None:
-        """Nothing: rank 0 writes the line."""
+        """Nothing to write: rank 0 does. Raises the error of a gathering that failed."""
+        self.is_saved()
 
     def record_sample(self, sample: Sample) -> None:
         """Nothing: rank 0 writes the sample."""
@@ -257,9 +283,12 @@ class NullRecorder:
     def save(
         self, position: Position, losses: tuple[float, ...] = (), noise: tuple[float, ...] = ()
     ) -> Path:
-        """Help rank 0 to gather the tensors. Returns where it saves."""
+        """Help rank 0 to gather the tensors, in a thread. Returns where it saves."""
         if self.is_sharded and self.learner is not None:
-            serve_gathers(self.process_group, self.learner.state())
+            assert isinstance(self.process_group, HasSideGroup), "of a backend that splits a model"
+            self.wait()
+            state, beside = copy_state(self.learner.state()), self.process_group.open_side_group()
+            self._pending = self._thread.submit(serve_gathers, beside, state)
         return self.output / name_step_folder(position.step)
 
     def use_learner(self, learner: Learner | None) -> None:
@@ -270,8 +299,14 @@ class NullRecorder:
         """Nothing: rank 0 writes the files."""
 
     def is_saved(self) -> bool:
-        """True: nothing is being written here."""
-        return True
+        """Whether rank 0 has all of this rank's tensors. Raises what failed meanwhile."""
+        if self._pending and self._pending.done():
+            self.wait()
+        return self._pending is None
 
     def wait(self) -> None:
-        """Nothing is being written here."""
+        """Wait until no other rank needs this one's tensors; raise what failed meanwhile."""
+        pending, self._pending = self._pending, None
+        if pending:
+            with watch_saving(self.process_group):
+                pending.result()

@@ -2,7 +2,8 @@
 
 It knows no files, backends or terminals: a `Recorder` writes, a `RankCoordinator` keeps the ranks
 together, and what happens is yielded as events. A loss stays on the device until a line of metrics
-is due, so that the device never waits for the host.
+is due, and there until the next step is queued, so that the device never waits for the host. It is
+read at once where a policy needs it: before anything is saved, evaluated or stopped.
 """
 
 import math
@@ -37,7 +38,7 @@ from hermes.training.events import (
     Update,
 )
 from hermes.training.loss_guard import Bad, LossGuard, describe_bad
-from hermes.training.pending_step import PendingStep
+from hermes.training.pending_step import PendingStep, PendingSteps
 from hermes.training.recording import Recorder, is_due
 from hermes.training.samples import SampleMaker
 from hermes.training.schedule import compute_lr, count_step_samples, count_steps
@@ -90,7 +91,7 @@ class TrainingLoop:
         self._evaluated_step = step if self.evaluated else -1
         self._tasked_step = step if self.has_task_scores else -1
         self._unannounced: Saved | None = None
-        self._pending: list[PendingStep] = []
+        self._pending = PendingSteps()
         self._mark_return()
         self._timed_tokens, self._timed_from = self.position.tokens, self.clock()
 
@@ -123,9 +124,10 @@ class TrainingLoop:
                 step = self.position.step
                 saves, evaluates = self._is_save_due(before), self._is_evaluation_due()
                 saves = saves or self._are_tasks_missing()
-                reads = step == 1 or stopping or saves or evaluates
-                reads = reads or self.guard.loss_limit is not None
-                if (reads or self._is_due(self.log_every)) and (yield from self._read_pending()):
+                at_once = step == 1 or stopping or saves or evaluates
+                # The limit of the next step's loss is made of those before it.
+                at_once = at_once or self.guard.loss_limit is not None or self._are_samples_due()
+                if (yield from self._read_pending(at_once)):
                     # Without a checkpoint there is nothing to stop at before the next step.
                     stopping = stopping and self.saved is not None
                     continue
@@ -207,22 +209,32 @@ class TrainingLoop:
     def _advance(self, report: StepReport, lr: float, batch: Batch, cursor: Cursor) -> None:
         at = self.position
         self.position = Position(at.step + 1, at.tokens + batch.counts.targets, cursor)
-        self.meter.count_batch(batch)
-        self._pending.append(PendingStep(report, self.position, lr, batch))
+        self._pending.add(PendingStep(report, self.position, lr, batch))
 
-    def _read_pending(self) -> Generator[Event, None, bool]:
-        """Read the pending losses from the device; record and yield those whose line is due.
+    def _has_line(self, step: int) -> bool:
+        return step in (1, self.total_steps) or step % self.log_every == 0
+
+    def _read_pending(self, at_once: bool) -> Generator[Event, None, bool]:
+        """Read losses from the device where it is time to; record and yield those with a line.
 
         Returns whether the run went back to its last checkpoint.
         """
-        pending, self._pending = self._pending, []
-        report_stage("waiting for the device" if pending else "")
+        for steps in self._pending.take_due(self._has_line, at_once=at_once):
+            if (yield from self._read_steps(steps)):
+                return True
+        return False
+
+    def _read_steps(self, pending: Sequence[PendingStep]) -> Generator[Event, None, bool]:
+        """Read steps of which at most the last has a line; see _read_pending."""
+        report_stage("waiting for the device")
         read = [(one, float(one.report.loss), float(one.report.grad_norm)) for one in pending]
         shares = self._measure_noise(pending)
         report_stage("")
+        for one in pending:
+            self.meter.count_batch(one.batch)
         rate, cost = 0.0, StepCost()
-        if any(self._has_line(one) for one in pending):
-            rate, cost = self._measure_throughput()
+        if self._has_line(pending[-1].position.step):
+            rate, cost = self._measure_throughput(pending[-1].position)
         for (one, loss, norm), share in zip(read, shares, strict=True):
             at = one.position
             if bad := self.guard.judge(one, loss, norm, self.recipe.loss_scaling):
@@ -239,17 +251,13 @@ class TrainingLoop:
             is_left_out = isinstance(bad, Spike) and bad.skipped
             if self.noise is not None and share is not None and not is_left_out:
                 self.noise = self.noise.add(share.estimate(norm, one.batch.counts.divisor))
-            if self._has_line(one):
+            if self._has_line(at.step):
                 update = replace(self._make_update(one, loss, norm, rate), **vars(cost))
                 self.recorder.record(update)
                 yield update
         return False
 
-    def _has_line(self, one: PendingStep) -> bool:
-        step = one.position.step
-        return step in (1, self.total_steps) or step % self.log_every == 0
-
-    def _measure_noise(self, steps: list[PendingStep]) -> Sequence[RankShare | None]:
+    def _measure_noise(self, steps: Sequence[PendingStep]) -> Sequence[RankShare | None]:
         """What all ranks together know of each step's noise; None where it is not measured."""
         if self.noise is None:
             return [None] * len(steps)
@@ -319,7 +327,7 @@ class TrainingLoop:
         """Build the learner anew from the last checkpoint, once the old one has left the memory."""
         if self.rebuild is None:
             raise HermesError("this run cannot roll back: it has no way to build its model anew")
-        self._pending = []
+        self._pending.clear()
         self.recorder.use_learner(None)
         self.coordinator.use_learner(None, self.position.step)
         del self.learner
@@ -327,11 +335,14 @@ class TrainingLoop:
         self.recorder.use_learner(self.learner)
         self.coordinator.use_learner(self.learner, self.position.step)
 
-    def _measure_throughput(self) -> tuple[float, StepCost]:
-        """Targets per second since the last call, without saves and evaluations, and the cost."""
+    def _measure_throughput(self, at: Position) -> tuple[float, StepCost]:
+        """Targets per second up to a position since the last call, and the cost.
+
+        Without the time of saves and evaluations.
+        """
         now = self.clock()
-        tokens, seconds = self.position.tokens - self._timed_tokens, now - self._timed_from
-        self._timed_tokens, self._timed_from = self.position.tokens, now
+        tokens, seconds = at.tokens - self._timed_tokens, now - self._timed_from
+        self._timed_tokens, self._timed_from = at.tokens, now
         rate, cost = round(tokens / seconds if seconds > 0 else 0.0, 1), self.meter.read(seconds)
         if cost.peak_memory is not None:
             cost = replace(cost, peak_memory=self.coordinator.find_largest(cost.peak_memory))
@@ -361,9 +372,12 @@ class TrainingLoop:
             saved, self._unannounced = self._unannounced, None
             yield saved
 
+    def _are_samples_due(self) -> bool:
+        return self.samples is not None and self._is_due(self.samples.options.every)
+
     def _make_samples(self) -> Iterator[Sample]:
         """Make the samples that are due, in every rank, as none may wait for another's."""
-        if self.samples is None or not self._is_due(self.samples.options.every):
+        if self.samples is None or not self._are_samples_due():
             return
         started = self.clock()
         for sample in self.samples.make(self.learner, self.position.step):
@@ -396,12 +410,13 @@ class TrainingLoop:
     def _evaluate(self) -> Generator[Event, None, bool]:
         """Evaluate, record and yield it; returns whether the run was asked to stop."""
         started, step = self.clock(), self.position.step
-        numbers = evaluate_learner(
-            self.data,
-            self.learner,
-            self.coordinator.should_stop,
-            has_average=self.recipe.ema > 0,
-        )
+        with self.coordinator.expect_evaluation():
+            numbers = evaluate_learner(
+                self.data,
+                self.learner,
+                self.coordinator.should_stop,
+                has_average=self.recipe.ema > 0,
+            )
         self._timed_from += self.clock() - started
         if numbers is None:
             return True

@@ -1,17 +1,20 @@
 """Writes a run's files while it trains: run.yaml, tokenizer.json, metrics and checkpoints."""
 
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Self
 
 from hermes.checkpoint import Companions, Progress, Saver
 from hermes.checkpoint.layout import TOKENIZER, TOKENIZER_CONFIG, TOKENIZER_MANIFEST
+from hermes.distributed.process_group import HasSideGroup
 from hermes.errors import StorageError
 from hermes.interface import Learner
 from hermes.interop.companions import make_companions
 from hermes.storage.durable import write_atomically
-from hermes.training.coordination import gather_for_rank0
+from hermes.training.coordination import gather_for_rank0, watch_saving
 from hermes.training.data_record import write_data_record
 from hermes.training.events import (
     Evaluation,
@@ -110,9 +113,15 @@ class RunRecorder:
             trained,
         )
 
+    @contextmanager
+    def _explain_errors(self) -> Iterator[None]:
+        """A context in which a save fails by the name of its folder, or of a lost rank."""
+        with self._folder.explain_errors(), watch_saving(self._request.process_group):
+            yield
+
     def record(self, event: Recorded) -> None:
         """Write the event's line of metrics. Raises the error of a save that failed meanwhile."""
-        with self._folder.explain_errors():
+        with self._explain_errors():
             self._saver.check()
         self._metrics.write(make_record(event))
         if isinstance(event, Evaluation):
@@ -130,12 +139,12 @@ class RunRecorder:
 
     def is_saved(self) -> bool:
         """Whether the last checkpoint is whole on disk. Raises the error of a save that failed."""
-        with self._folder.explain_errors():
+        with self._explain_errors():
             return self._saver.check()
 
     def wait(self) -> None:
         """Wait until the last checkpoint is whole on disk. Raises the error of a failed save."""
-        with self._folder.explain_errors():
+        with self._explain_errors():
             self._saver.wait()
 
     def use_learner(self, learner: Learner | None) -> None:
@@ -172,10 +181,12 @@ class RunRecorder:
         progress = replace(
             self._make_progress(position), recent_losses=losses, gradient_noise=noise
         )
-        if not request.options.shard:
-            return self._saver.save(state, progress)
-        with gather_for_rank0(request.process_group, state) as read:
-            return self._saver.save(read, progress, now=True)
+        group, lead = request.process_group, None
+        if request.options.shard:
+            assert isinstance(group, HasSideGroup), "a backend that splits a model has one"
+            lead = partial(gather_for_rank0, group.open_side_group())
+        with self._explain_errors():
+            return self._saver.save(state, progress, lead=lead)
 
     def _make_progress(self, at: Position) -> Progress:
         request, parts = self._request, self._components

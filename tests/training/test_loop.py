@@ -1,6 +1,8 @@
 """The loop alone, over a learner that only counts: when it logs, saves, evaluates and stops."""
 
+from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,16 +19,18 @@ from hermes.training.loop import TrainingLoop
 from hermes.training.loss_guard import LossGuard
 from hermes.training.nonfinite import NonFinitePolicy
 from hermes.training.recording import choose_log_every
+from hermes.training.spikes import SpikePolicy
 from hermes.training.training_data import TrainingData
 
 
 class Lazy:
     """A number on a device, which notes when it is read."""
 
-    def __init__(self, value, read):
-        self.value, self.read = value, read
+    def __init__(self, value, read, wait=lambda: None):
+        self.value, self.read, self.wait = value, read, wait
 
     def __float__(self):
+        self.wait()
         self.read.append(self.value)
         return float(self.value)
 
@@ -41,18 +45,27 @@ class World:
     read: list = field(default_factory=list)
     made: int = 0
     time: float = 0.0
+    done: float = 0.0
     stop_after: int = 10**9
     saved: bool = True
     val_loss: float | None = 2.5
     failure: Exception | None = None
+    runs_ahead: bool = False
     train, held_out = range(10), range(2)
 
     def step(self, batch, lr):
+        """Takes a second; on a device that runs ahead, whoever reads its loss waits for that."""
         self.made += 1
-        self.time += 1.0
+        self.done = self.time + 1.0 if not self.runs_ahead else max(self.time, self.done) + 1.0
+        self.time = self.time if self.runs_ahead else self.done
         self.log.append(f"step {self.made}")
-        loss = Lazy(self.losses.get(self.made, 100 + self.made), self.read)
-        return StepReport(self.made, loss, Lazy(self.norms.get(self.made, 1.0), []))
+        wait = partial(self.wait_until, self.done)
+        loss = Lazy(self.losses.get(self.made, 100 + self.made), self.read, wait)
+        norm = Lazy(self.norms.get(self.made, 1.0), [])
+        return StepReport(self.made, loss, norm, runs_ahead=self.runs_ahead)
+
+    def wait_until(self, time):
+        self.time = max(self.time, time)
 
     def draw_batch(self, cursor, **layout):
         targets = np.ones((1, 2, 4), np.int32)
@@ -198,9 +211,10 @@ def test_logging_is_thinner_in_long_runs():
     assert (choose_log_every(9_999), choose_log_every(10_000)) == (1, 10)
 
 
-def test_tokens_per_second_leaves_out_saving_and_evaluating():
+@pytest.mark.parametrize("runs_ahead", [False, True])
+def test_tokens_per_second_leaves_out_saving_and_evaluating(runs_ahead):
     """A step takes a second and has 8 targets; a save takes 50 seconds, an evaluation 70."""
-    events = World().run(6, recipe={"save_every": 2, "eval_every": 2})
+    events = World(runs_ahead=runs_ahead).run(6, recipe={"save_every": 2, "eval_every": 2})
     rates = [e.tokens_per_second for e in events if isinstance(e, Update)]
     assert rates == [8.0] * 6
 
@@ -315,3 +329,71 @@ def test_a_validation_loss_that_is_no_number_ends_the_run():
     with pytest.raises(NonFinite, match="step 2: the validation loss is nan"):
         list(world.run(4, recipe={"eval_every": 2}))
     assert "save 2" not in world.log
+
+
+def test_a_device_that_runs_ahead_has_the_next_step_before_the_host_waits_for_one():
+    world = World(runs_ahead=True)
+    list(world.run(7, evaluates=False, recipe={"save_every": 5}))
+    assert [line for line in world.log if line not in ("wait", "close")] == [
+        "step 1", "record Update 1",  # the first line is waited for
+        "step 2", "step 3", "record Update 2", "step 4", "record Update 3",
+        "step 5", "record Update 4", "record Update 5", "save 5",  # nothing unread is saved
+        "step 6", "step 7", "record Update 6", "record Update 7", "save 7",
+    ]  # fmt: skip
+
+
+def test_steps_without_a_line_are_read_once_the_step_behind_the_line_is_queued():
+    world = World(runs_ahead=True)
+    steps = []
+    for event in world.run(13, log_every=5, evaluates=False):
+        steps.append((type(event).__name__, event.step, world.made))
+    assert steps[:4] == [("Update", 1, 1), ("Update", 5, 6), ("Update", 10, 11), ("Update", 13, 13)]
+    assert world.read == [100 + step for step in range(1, 14)]
+
+
+NAN = float("nan")
+POLICIES = {
+    "stop": ({7: NAN}, {}),
+    "skip": ({2: NAN, 6: NAN, 9: NAN}, {"nonfinite": NonFinitePolicy.parse("skip:2")}),
+    "in a row": ({4: NAN, 5: NAN, 6: NAN}, {"nonfinite": NonFinitePolicy.parse("skip:3")}),
+    "spikes": ({17: 900.0}, {"spikes": SpikePolicy.parse("stop:1", window=8)}),
+}
+
+
+@pytest.mark.parametrize("log_every", [1, 3])
+@pytest.mark.parametrize("policy", POLICIES)
+def test_what_a_run_writes_and_raises_is_the_same_whether_the_device_runs_ahead(policy, log_every):
+    def go(runs_ahead):
+        losses, policies = POLICIES[policy]
+        world = World(losses=losses, runs_ahead=runs_ahead)
+        guard, events, error = LossGuard(**deepcopy(policies)), [], None
+        try:
+            for event in world.run(20, log_every=log_every, guard=guard,
+                                   recipe={"save_every": 8, "eval_every": 4}):  # fmt: skip
+                events.append(event)
+        except NonFinite as told:
+            error = str(told)
+        told = [line for line in world.log if not line.startswith("step")]
+        return told, sorted(world.read), events, error
+
+    told, read, events, error = go(False)
+    late_told, late_read, late_events, late_error = go(True)
+    assert late_told == told
+    assert late_error == error
+    assert (error is None) == (policy == "skip")
+    # A step that was queued behind the last one read is dropped unread.
+    assert repr(late_read) == repr(read)
+    saved = [event for event in events if isinstance(event, Saved)]
+    assert [event for event in late_events if isinstance(event, Saved)] == saved
+    rest = [event for event in events if not isinstance(event, Saved)]
+    assert repr([event for event in late_events if not isinstance(event, Saved)]) == repr(rest)
+
+
+def test_a_stop_leaves_nothing_unread():
+    world = World(stop_after=4, runs_ahead=True)
+    assert kinds(world.run(10, evaluates=False))[-3:] == [
+        ("Update", 4),
+        ("Saved", 4),
+        ("Stopped", 4),
+    ]
+    assert world.read == [101, 102, 103, 104]

@@ -145,7 +145,8 @@ def _compile_at_each_step(patcher: Patcher) -> None:
                 self._compiled = module.compile_function(self._objective)
             else:
                 mx = import_module("mlx.core")
-                self._summed_loss = self._compile(mx.value_and_grad(self._compute_loss))
+                compile_function = patcher.load_module("learner").compile_function
+                self._summed_loss = compile_function(mx.value_and_grad(self._compute_loss))
             return original(self, batch, lr)
 
         return faulty

@@ -114,6 +114,12 @@ def _change_clipping(change: Function) -> Plant:
     return plant
 
 
+def _multiply_in_kernel(patcher: Patcher) -> None:
+    """AdamW's kernel is given the factor of gradients, by which it divides them."""
+    optim = patcher.load_module("optim")
+    patcher.wrap_function(optim.compute_clip_divisor, lambda original: optim.clip_scale)
+
+
 def _skip_epsilon(original, norm, bound):
     return original(norm - 1e-6, bound)
 
@@ -240,6 +246,14 @@ FAULTS = (
         "train.rarely clipped/fresh",
         _change_clipping(lambda original, norm, bound: bound / (norm + 1e-6)),
         "clipping",
+    ),
+    _make_fault(
+        "AdamW's kernel divides by the clipping factor",
+        "L4/update-float32",
+        "train.hot/hot",
+        _multiply_in_kernel,
+        "clipping",
+        "torch",
     ),
     _make_fault(
         "the rate is that of the step before",
