@@ -256,7 +256,7 @@ class Optimizer:
         waits = {part: runtime.copies.begin(getattr(kept, part)) for part in parts}
 
         def read() -> Array:
-            held = {part: wait() for part, wait in waits.items()}
+            held: dict[str, Any] = {part: wait() for part, wait in waits.items()}
             return replace(kept, **held).read(torch.float32)
 
         return runtime.finish_staging(self._tensors[name], read)
