@@ -70,7 +70,7 @@ def count_layer_bytes(
     if block.ffn is not None:
         F = block.ffn.hidden_size
         kept += N * F * a * _count_ffn_tensors(block.ffn, shape)
-        if not _has_relu_twice(block.ffn, shape):
+        if not _is_relu_kept(block.ffn, shape):
             kept += training.count_input_bytes(N * F, shape, "down_proj")
         if shape.dropout and block.ffn.dropout:
             kept += N * C * BITS
@@ -121,7 +121,7 @@ def _count_ffn_tensors(ffn: FfnSpec, shape: Shape) -> int:
     return (3 if ffn.gated else 1) + own  # gate, its activation and up, or up alone
 
 
-def _has_relu_twice(ffn: FfnSpec, shape: Shape) -> bool:
+def _is_relu_kept(ffn: FfnSpec, shape: Shape) -> bool:
     """Whether down_proj reads what torch's relu keeps anyway."""
     return shape.is_torch and ffn.function == "relu" and not ffn.gated
 

@@ -159,6 +159,7 @@ def format_plan(plan: TrainingPlan) -> list[str]:
         ("  gradients", format_with_unit(memory.gradients, "B")),
         ("  activations", format_with_unit(memory.activations, "B")),
         ("  logits", format_with_unit(memory.logits, "B")),
+        ("  update", format_with_unit(memory.update, "B")),
     ]  # fmt: skip
     if plan.available is not None:
         verdict = "fits" if plan.fits else "does not fit"

@@ -76,8 +76,8 @@ class Placement:
 class MemoryPlan:
     """Bytes of one process at the peak of a step, by what holds them; they add up to the total.
 
-    weights: master weights. optimizer: its state. moment: of the step, 'loss', 'backward' or
-    'update'.
+    weights: master weights. optimizer: its state. update: what updating weights makes anew. moment:
+    of the step, 'loss', 'backward' or 'update'.
     """
 
     weights: int
@@ -85,13 +85,14 @@ class MemoryPlan:
     gradients: int
     activations: int
     logits: int
+    update: int
     moment: str
 
     @property
     def total(self) -> int:
         """All of it."""
         held = self.weights + self.optimizer + self.gradients
-        return held + self.activations + self.logits
+        return held + self.activations + self.logits + self.update
 
 
 def plan_memory(spec: ModelSpec, recipe: Recipe, placement: Placement) -> MemoryPlan:
@@ -214,8 +215,11 @@ class _Step:
         share = split if whole else 1
         held = master * trained // share  # all gradients
 
-        def make(moment: str, gradients: int, activations: int, logits: int) -> MemoryPlan:
-            return MemoryPlan(weights, moments, gradients, activations + gathered, logits, moment)
+        def make(
+            moment: str, gradients: int, activations: int = 0, logits: int = 0, update: int = 0
+        ) -> MemoryPlan:
+            held = weights, moments, gradients, activations + gathered
+            return MemoryPlan(*held, logits, update, moment)
 
         kept = [one.kept for one in self.layers]
         if self.placement.grad_checkpoint:
@@ -234,19 +238,19 @@ class _Step:
             own = self.layers[index]
             live = sum(kept[:index]) + own.kept + own.working + own.gradient
             gradients = max(before, above) if self.accumulates else above
-            found.append(make("backward", gradients, live, 0))
+            found.append(make("backward", gradients, live))
             above += master * self.layer_weights[index] // share
         # The embeddings' gradient at the end is new: beside the head's where both are one tensor,
         # and beside the sum of micro-batches so far.
         embedding = 0
         if self.trains_embeddings:
             embedding = master * self.vocabulary * (self.tied + self.accumulates)
-        found.append(make("backward", held + embedding, dx, 0))
+        found.append(make("backward", held + embedding, dx))
         # torch updates in place, tensor by tensor; MLX makes weights and moments anew.
         anew = self.updating
         if not self.shape.is_torch:
             anew = int(MLX_UPDATED * (held + self.state))
-        found.append(make("update", held + anew, 0, 0))
+        found.append(make("update", held, update=anew))
         return max(found, key=lambda one: one.total)
 
 

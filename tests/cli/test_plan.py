@@ -67,7 +67,7 @@ def test_the_command_reads_flags_and_a_run_yaml(call, tmp_path):
     assert found["parameters"] > hermes.plan("nano", backend="torch", memory=1).parameters
     assert found["memory"]["total"] == sum(
         found["memory"][part]
-        for part in ("weights", "optimizer", "gradients", "activations", "logits")
+        for part in ("weights", "optimizer", "gradients", "activations", "logits", "update")
     )
     file.write_text("model: nano\nbatch_sizes: 4\n")
     code, _, err = call("plan", "--config", str(file))
