@@ -209,6 +209,7 @@ def run(
             tell(line)
 
     try:
+        signals.raise_if_ends()  # it came while Python imported this
         with warnings.catch_warnings():
             warnings.showwarning = warn
             call = Call((*arguments,), tell, run, signals)

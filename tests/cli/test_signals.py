@@ -198,7 +198,7 @@ sys.argv = ["hermes", "models"]
 from hermes_cli.entry import main
 main()
 """
-BEGINNING = ("hermes_cli.launch.signals", "hermes_cli.main", "click", "hermes.interface")
+BEGINNING = ("hermes_cli.launch.signals", "hermes_cli.main", "click")
 ENDING = ("atexit", "threads", "teardown")
 
 
