@@ -183,6 +183,7 @@ def test_a_broken_pipe_that_is_not_standard_output_is_a_failure(call, monkeypatc
 MOMENTS = """
 import atexit, os, signal, sys, threading
 NUMBER, MOMENT = int(sys.argv[1]), sys.argv[2]
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a job of the background
 def send(): os.kill(os.getpid(), NUMBER)
 class Importing:
     def find_spec(self, name, path=None, target=None):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from hermes_cli.launch.pulse import Beat, Pulse, get_pulse_path, read_beat
 from hermes_cli.launch.worker_status import WorkerStatus
 from tests.distributed.support import COMMON, MLX, TORCH, WAIT, ranks, train
 
+ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 6
 BEAT_FIELDS = ("beats", "signs", "waits", "place")
 # What rank 1 meets, and where: the rest of the program is as it is.
@@ -205,14 +207,23 @@ def watch_while(work, seconds=0.8, periods=1):
     return min(counts)
 
 
-def test_a_loop_of_python_and_one_that_sleeps_show_no_work():
-    def loop():
-        n = 1
-        for _ in range(10_000):
-            n = n * n % 7919 + 1
+LOOPS = """
+import time
+from tests.distributed.test_hangs import watch_while
+def loop():
+    n = 1
+    for _ in range(10_000):
+        n = n * n % 7919 + 1
+print(watch_while(loop, periods=5), watch_while(lambda: time.sleep(0.01), periods=5))
+"""
 
-    assert watch_while(loop, periods=5) == 0
-    assert watch_while(lambda: time.sleep(0.01), periods=5) == 0
+
+def test_a_loop_of_python_and_one_that_sleeps_show_no_work():
+    """In a process of their own: this one has threads and children that work meanwhile."""
+    done = subprocess.run(
+        [sys.executable, "-c", LOOPS], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["0", "0"], done.stderr
 
 
 def test_stages_memory_calls_and_children_show_work():
