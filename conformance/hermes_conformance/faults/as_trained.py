@@ -126,7 +126,7 @@ def _drop_documents_of_long_rows(patcher: Patcher) -> None:
 def _break_graph(patcher: Patcher) -> None:
     def wrap(original):
         def faulty(self, tokens, targets, *rest):
-            import_module("torch").compiler.graph_break()
+            import_module("torch._dynamo").graph_break()
             return original(self, tokens, targets, *rest)
 
         return faulty

@@ -63,12 +63,11 @@ def _restart_epoch(original, seed, cursor, count, size):
     return original(seed, replace(cursor, sample=0), count, size)
 
 
-def _order_by_rank(original, self, samples, micro_batch, accum, rank, world):
-    right = original(self, samples, micro_batch, accum, rank, world)
+def _order_by_rank(original, self, stream, samples, micro_batch, accum, rank, world):
+    right = original(self, stream, samples, micro_batch, accum, rank, world)
     first = rank * micro_batch * accum
-    return replace(
-        original(self, np.roll(samples, -first), micro_batch, accum, 0, 1), rows=right.rows
-    )
+    rolled = np.roll(samples, -first)
+    return replace(original(self, stream, rolled, micro_batch, accum, 0, 1), rows=right.rows)
 
 
 def _shift_targets(original, self, *args):
@@ -108,8 +107,8 @@ def _write_float16(original, tensors, descriptions):
 
 
 def _swap_moments(original, *args):
-    first, second = original(*args)
-    return second, first
+    slots = original(*args)
+    return {**slots, "exp_avg": slots["exp_avg_sq"], "exp_avg_sq": slots["exp_avg"]}
 
 
 def _share_stream(original, seed, purpose, shape, std):

@@ -83,8 +83,8 @@ def _ignore_pair_weights(tables: tuple[str, ...]) -> Plant:
         patcher.wrap_table(
             "preference",
             lambda original: (
-                lambda module, x, targets, layout, reference, rule, weights=None: original(
-                    module, x, targets, layout, reference, rule
+                lambda module, x, targets, layout, reference, rule, weights=None, *factor: original(
+                    module, x, targets, layout, reference, rule, None, *factor
                 )
             ),
             tables,

@@ -1,5 +1,6 @@
 """Plant every fault in turn, and report which law caught it."""
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -93,6 +94,12 @@ EQUIVALENTS = {
     "a decay of exactly zero weights": "zero times anything is zero",
     "masked scores of -1e4 where no score is near it": "exp(-1e4) is 0; planted with scores of 1e5",
 }
+
+
+# Of a fault that is called in another way than it was written for, which any law would "catch".
+DOES_NOT_FIT = re.compile(
+    r"^TypeError: .*(positional|keyword) argument|^AttributeError: (module|'(tuple|dict)' object) "
+)
 
 
 @dataclass(frozen=True)
@@ -229,6 +236,8 @@ def _check_law(
     outcome = _run_with_fault(backends, fault, lambda: judge_case(law, case, backends))
     if outcome.status != FAILED:
         return False, f"{outcome.status}: {outcome.message or 'every measure within its bound'}"
+    if DOES_NOT_FIT.search(outcome.message):
+        return False, f"the fault does not fit what it is planted in: {outcome.message}"
     return True, _describe_failure(outcome)
 
 

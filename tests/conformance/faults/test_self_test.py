@@ -81,6 +81,18 @@ def test_a_fault_that_changes_nothing_is_reported_as_missed(backends):
     assert "every measure within its bound" in result.how
 
 
+def test_a_fault_that_does_not_fit_its_place_is_not_called_caught(backends):
+    """As where a function got one more argument since the fault was written."""
+
+    def plant(patcher):
+        patcher.wrap_method("runtime", "Runtime", "load_segments", lambda original: lambda self: 0)
+
+    broken = Fault("of other days", "forward", "L1/logits", "default/hot", plant)
+    (result,) = run_self_test(backends("torch"), [broken])
+    assert not result.caught
+    assert result.how.startswith("the fault does not fit what it is planted in: TypeError")
+
+
 @pytest.mark.long
 @pytest.mark.parametrize(("backend", "against"), [("torch", "numpy"), ("mlx", "numpy")])
 def test_every_fault_is_caught(backends, backend, against):
