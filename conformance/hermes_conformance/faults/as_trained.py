@@ -104,8 +104,15 @@ def _halve_compiled_rate_in(precision: str) -> Plant:
     return _halve_rate(lambda options: options.precision == precision and options.compile is True)
 
 
+def _forget_compiled(patcher: Patcher) -> None:
+    """torch begins with no graph: it compiles a function a limited number of times in a process."""
+    if patcher.name == "torch":
+        import_module("torch").compiler.reset()
+
+
 def _accept_tf32(patcher: Patcher) -> None:
     """hermes_torch takes tf32 on any device, where it is float32: kernels and graphs stay."""
+    _forget_compiled(patcher)
     patcher.replace(patcher.load_module("runtime"), "has_tf32", lambda device: True)
 
 
@@ -160,7 +167,7 @@ def _make_fault(
     case: str,
     plant: Plant,
     only: str | None = None,
-    under: Plant | None = None,
+    under: Plant = _forget_compiled,
 ) -> Fault:
     return Fault(name, "as trained", f"L6/{law}", case, plant, only, under)
 
