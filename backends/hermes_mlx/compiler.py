@@ -15,7 +15,7 @@ __all__ = ["compile_function", "uses_compile"]
 def uses_compile(runtime: Runtime) -> bool:
     """Whether a model's passes are compiled: on a GPU, unless the options say otherwise."""
     wanted = runtime.options.compile
-    return runtime.device == mx.Device(mx.gpu) if wanted is None else wanted
+    return runtime.is_on_gpu if wanted is None else wanted
 
 
 def compile_function(function: Callable) -> Callable:

@@ -117,12 +117,12 @@ class Model:
 
     def decoder(self, batch_size: int, capacity: int) -> "Decoder":
         """An empty KV cache for rows of at most `capacity` tokens."""
-        kind = DeviceDecoder if self._is_on_gpu else Decoder
+        kind = DeviceDecoder if self.runtime.is_on_gpu else Decoder
         return kind(self.runtime, batch_size, capacity)
 
     def row_decoder(self, rows: int, capacity: int) -> RowDecoder:
         """A KV cache for rows that begin, advance and end each by itself."""
-        kind = DeviceRowDecoder if self._is_on_gpu else RowDecoder
+        kind = DeviceRowDecoder if self.runtime.is_on_gpu else RowDecoder
         return kind(self.runtime, rows, capacity)
 
     def make_device_decoder(self, batch_size: int, capacity: int) -> "DeviceDecoder":
@@ -132,10 +132,6 @@ class Model:
     def make_device_row_decoder(self, rows: int, capacity: int) -> DeviceRowDecoder:
         """A row_decoder of the same kind."""
         return DeviceRowDecoder(self.runtime, rows, capacity)
-
-    @property
-    def _is_on_gpu(self) -> bool:
-        return self.runtime.device == mx.Device(mx.gpu)
 
     def invariant_row_decoder(self, rows: int, capacity: int) -> RowDecoder:
         """A row_decoder of which a row's bits do not depend on the others."""

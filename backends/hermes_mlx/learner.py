@@ -208,7 +208,7 @@ class Learner(Model):
         first = None if self._first_norm is None else LazyScalar(self._first_norm)
         told = None if applied is None else LazyScalar(applied)
         numbers = LazyScalar(loss), LazyScalar(norm), rows, scale, first, told
-        return StepReport(step, *numbers, runs_ahead=self._is_on_gpu)
+        return StepReport(step, *numbers, runs_ahead=self.runtime.is_on_gpu)
 
     @contextlib.contextmanager
     def use_average(self) -> Iterator[None]:

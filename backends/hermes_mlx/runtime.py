@@ -92,6 +92,7 @@ class Runtime:
             raise Unsupported("hermes_mlx is deterministic on 'cpu' only")
         self.spec, self.options, self.frozen = spec, options, frozen
         self.device = mx.Device(mx.gpu if name == "gpu" else mx.cpu)
+        self.is_on_gpu = name == "gpu"
         claim_memory(self.device)
         self.widest = mx.float64 if name == "cpu" else mx.float32  # that the device has
         self.master = mx.float64 if self.dtype == mx.float64 else mx.float32

@@ -306,12 +306,12 @@ def test_each_loss_is_read_before_the_next_step_is_limited_by_it():
     world = World(losses={made: 1.0 + made % 2 for made in range(60)} | {13: 90.0})
     limits, step = [], world.step
 
-    def limited(batch, lr):
+    def take_limited(batch, lr):
         limits.append(batch.loss_limit)
         report = step(batch, lr)
         return replace(report, applied=float(report.loss.value <= batch.loss_limit))
 
-    world.step = limited
+    world.step = take_limited
     guard = make_guard(text="skip:2")
     events = list(world.run(20, log_every=5, evaluates=False, guard=guard))
     known = [loss for made, loss in sorted(world.losses.items()) if made not in (0, 13)]
