@@ -41,7 +41,7 @@ SHAPES = (
     ("smol-llama", LAYERS, 1, 64, {"optimizer": {"name": "lion"}}),
 )
 BACKENDS = ("torch", "mlx")
-VARIANTS = (("float32", False), ("float32", True), ("bfloat16", False))
+VARIANTS = (("float32", False), ("float32", True), ("bfloat16", False), ("bfloat16", True))
 
 PRECISIONS = {precision for precision, _ in VARIANTS}
 MODELS = {shape[0] for shape in SHAPES}
