@@ -198,7 +198,10 @@ class Learner(Model):
                 self._params, optimizer.kept, grads, loss, scalars, scaling, limit
             )
             runtime.set_parameters(self._params)
-            mx.async_eval(loss, norm, self._params, optimizer.kept, self._scaling, applied)
+            # Tensor by tensor, or the moments of all are there in the type of the weights at once.
+            kept = optimizer.kept.values()
+            tensors = [(p, *(held.get(name) for held in kept)) for name, p in self._params.items()]
+            mx.async_eval(loss, norm, tensors, self._scaling, applied)
             # The device has this step before the host waits for the one before, once an update and
             # no further: more queued steps would hold their batches.
             if self._last_loss is not None:

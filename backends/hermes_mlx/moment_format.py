@@ -9,23 +9,26 @@ from hermes_mlx.context import lowbias32
 MANTISSA = 20  # bits of a float32's mantissa that a code does not have
 
 
-def draw_element_bits(x: Array, key: Array) -> Array:
-    """The random bits of each element of a tensor, uint32, from the key of its rounding, ()."""
-    element = mx.arange(x.size, dtype=mx.uint32).reshape(x.shape)
+def draw_element_bits(x: Array, key: Array, first: int = 0) -> Array:
+    """The random bits of each element of a tensor, uint32, from the key of its rounding, ().
+
+    first: the number of the first element, where x is some of a tensor's rows.
+    """
+    element = mx.arange(first, first + x.size, dtype=mx.uint32).reshape(x.shape)
     return lowbias32((element * mx.array(0x9E3779B9, mx.uint32)) ^ key)
 
 
-def round_stochastically(x: Array, key: Array) -> Array:
+def round_stochastically(x: Array, key: Array, first: int = 0) -> Array:
     """x in bfloat16, up or down at random, by hermes_numpy/moment_format.py. (...) -> same."""
     x = x.astype(mx.float32)
-    bits = x.view(mx.uint32) + (draw_element_bits(x, key) >> 16)
+    bits = x.view(mx.uint32) + (draw_element_bits(x, key, first) >> 16)
     return (bits & mx.array(0xFFFF0000, mx.uint32)).view(mx.float32).astype(mx.bfloat16)
 
 
-def encode_moments(x: Array, form: MomentFormat, key: Array) -> tuple[Array, Array]:
+def encode_moments(x: Array, form: MomentFormat, key: Array, first: int = 0) -> tuple[Array, Array]:
     """Codes, and the exponent of each block. (..., n) -> (..., n), (rows, blocks), uint8 both.
 
-    key: uint32, ().
+    key: uint32, (). first: as `draw_element_bits` has it.
     """
     shape, columns = x.shape, x.shape[-1]
     x = x.astype(mx.float32).reshape(-1, columns)
@@ -35,7 +38,7 @@ def encode_moments(x: Array, form: MomentFormat, key: Array) -> tuple[Array, Arr
     exponents = mx.clip((largest.view(mx.int32) + (2**MANTISSA - 1)) >> 23, 1, 254)
     scale = (exponents << 23).view(mx.float32)
     y = size / mx.repeat(scale, BLOCK, axis=1)[:, :columns]
-    bits = draw_element_bits(x, key)
+    bits = draw_element_bits(x, key, first)
     high = (y.view(mx.int32) + (bits >> 12).astype(mx.int32)) >> MANTISSA
     t = y / form.unit
     low = mx.floor(t)

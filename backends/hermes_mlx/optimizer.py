@@ -1,11 +1,13 @@
 """What a learner keeps beside its weights, and how a step changes both."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 from mlx.core import array as Array
+from mlx.utils import tree_map
 from numpy.typing import NDArray
 
 from hermes.interface import LazyTensors, Tensors, TrainState
@@ -21,6 +23,7 @@ from hermes.numerics.update_rules import (
     list_state_shapes,
 )
 from hermes.recipe import Recipe
+from hermes_mlx.compiler import uses_compile
 from hermes_mlx.loss_scale import Scaling, update_loss_scale
 from hermes_mlx.moment_format import decode_moments, encode_moments, round_stochastically
 from hermes_mlx.optim import adamw, clip_scale, global_norm, is_applied
@@ -32,6 +35,23 @@ Arrays = dict[str, Array]
 Kept = dict[str, dict[str, Any]]
 
 
+# Numbers of a matrix that are updated at a time on a CPU, where each operation makes a whole array,
+# and up to ten are made ahead of their results.
+UPDATED_AT_ONCE = 1 << 17
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """A tensor's rows: weights, gradient, what is kept, and the number of the first element."""
+
+    name: str
+    rule: UpdateRule
+    p: Array
+    g: Array
+    stored: dict[str, Any]
+    first: int
+
+
 class Optimizer:
     """Updates the trained tensors by their rules. kept: what these need, by slot and name."""
 
@@ -40,6 +60,8 @@ class Optimizer:
         self._rules = choose_update_rules(runtime.spec, recipe)
         shapes_by_slot = list_state_shapes(runtime.spec, recipe)
         self._keyed = list_keyed_moments(shapes_by_slot, recipe)
+        self._numbers = {moment: index for index, moment in enumerate(self._keyed)}
+        self._eager = not runtime.is_on_gpu and not uses_compile(runtime)
         self.kept: Kept = {
             slot: self._load(slot, state.slots.get(slot, {}), shapes, params)
             for slot, shapes in shapes_by_slot.items()
@@ -105,33 +127,57 @@ class Optimizer:
         applied = is_applied(finite, loss, limit)
         new_params: Arrays = {}
         new_kept: Kept = {slot: {} for slot in kept}
-        numbers = {moment: index for index, moment in enumerate(self._keyed)}
         for name, rule in self._rules.items():
             stored = {slot: held[name] for slot, held in kept.items() if name in held}
-            # Moments in a shorter type are computed in that of the weights, and rounded at the end.
-            before = {
-                slot: _widen(slot, value, params[name].dtype) for slot, value in stored.items()
-            }
-            p, after = _update_tensor(params[name], scale * grads[name], before, scalars, rule)
-            if EMA in before:
-                after[EMA] = average_weights(before[EMA], p, self._recipe.ema)
-            new_params[name] = mx.where(applied, p, params[name])
+            found = []
+            for begin, end in self._split_rows(params[name].shape, rule):
+                some = params[name], grads[name], stored
+                if (begin, end) != (0, len(params[name])):
+                    some = slice_rows(some, begin, end)
+                tensor = _Rows(name, rule, *some, begin * params[name].shape[-1])
+                found.append(self._update_rows(tensor, scale, scalars, applied))
+                if self._eager:
+                    mx.eval(found[-1])
+            new_params[name], after = found[0] if len(found) == 1 else join_rows(found)
+            if len(found) > 1:
+                mx.eval(new_params[name], after)
             for slot, value in after.items():
-                new = mx.where(applied, value, before[slot])
-                if (slot, name) in numbers:
-                    key = scalars[4][numbers[slot, name]]
-                    new_kept[slot][name] = self._round(slot, new, key)
-                else:
-                    new_kept[slot][name] = new.astype(stored[slot].dtype)
+                new_kept[slot][name] = value
         if scaling is not None:
             scaling = update_loss_scale(*scaling, finite, self._recipe.loss_scaling)
         return new_params, new_kept, norm, scaling, None if limit is None else applied
 
-    def _round(self, slot: str, value: Array, key: Array) -> Any:
+    def _split_rows(self, shape: tuple[int, ...], rule: UpdateRule) -> list[tuple[int, int]]:
+        """The rows of a tensor that are updated at a time: all, where a kernel computes them."""
+        rows = shape[0]
+        by_element = rule.algorithm in ("adamw", "lion") and len(shape) == 2
+        size = max(1, UPDATED_AT_ONCE // shape[-1]) if self._eager and by_element else rows
+        return [(begin, min(begin + size, rows)) for begin in range(0, rows, size)]
+
+    def _update_rows(
+        self, rows: "_Rows", scale: Array, scalars: Sequence[Array], applied: Array
+    ) -> tuple[Array, dict[str, Any]]:
+        """New weights of a tensor's rows, and what is kept of them, by slot."""
+        # Moments in a shorter type are computed in that of the weights, and rounded at the end.
+        before = {slot: _widen(slot, value, rows.p.dtype) for slot, value in rows.stored.items()}
+        p, after = _update_tensor(rows.p, scale * rows.g, before, scalars, rows.rule)
+        if EMA in before:
+            after[EMA] = average_weights(before[EMA], p, self._recipe.ema)
+        kept: dict[str, Any] = {}
+        for slot, value in after.items():
+            new = mx.where(applied, value, before[slot])
+            if (slot, rows.name) in self._numbers:
+                key = scalars[4][self._numbers[slot, rows.name]]
+                kept[slot] = self._round(slot, new, key, rows.first)
+            else:
+                kept[slot] = new.astype(rows.stored[slot].dtype)
+        return mx.where(applied, p, rows.p), kept
+
+    def _round(self, slot: str, value: Array, key: Array, first: int) -> Any:
         """What is kept of a moment that is rounded at random, by the key of this step."""
         if is_coded_slot(slot, self._recipe):
-            return encode_moments(value, FORMATS[slot], key)
-        return round_stochastically(value, key)
+            return encode_moments(value, FORMATS[slot], key, first)
+        return round_stochastically(value, key, first)
 
     def copy_slots(self) -> Mapping[str, Tensors]:
         """What is kept, by slot; each tensor is copied when it is read."""
@@ -151,6 +197,16 @@ class Optimizer:
             return LazyTensors(held, read, stage=stage)
 
         return {slot: make_tensors(slot, held) for slot, held in self.kept.items()}
+
+
+def slice_rows(arrays: Any, begin: int, end: int) -> Any:
+    """These rows of each array."""
+    return tree_map(lambda x: x[begin:end], arrays)
+
+
+def join_rows(parts: Sequence[Any]) -> Any:
+    """The arrays whose rows these are, one behind the other."""
+    return tree_map(lambda *rows: mx.concatenate([*rows]), *parts)
 
 
 def _widen(slot: str, value: Any, dtype: mx.Dtype | None = None) -> Array:

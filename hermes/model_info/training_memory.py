@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from hermes.errors import HermesError
 from hermes.model_info.activations import BYTES_OF, LayerBytes, count_layer_bytes
 from hermes.model_info.layer_shape import BITS, LayerTraining, Shape, count_norm_bytes
+from hermes.model_info.mlx_update_memory import count_mlx_update_bytes
 from hermes.model_info.update_memory import Updates, count_update_bytes
 from hermes.numerics.frozen import list_frozen_matrices
 from hermes.numerics.lora import list_adapter_tensors, list_trainable
@@ -31,10 +32,12 @@ CHUNKS = {"torch": (1 << 23, 1 << 28), "mlx": (1 << 23, 1 << 27)}
 LARGEST_BATCH = 1 << 20
 
 # MLX orders a step's graph itself and runs up to ten operations ahead of their results, so its peak
-# is no sum of tensors. These are fitted to peaks of 120 small models (mx.get_peak_memory, CPU).
-# Recomputation saves less than torch's, as the gradients of weights are computed last.
-MLX_RECOMPUTED = 0.75  # of what a layer keeps
-MLX_UPDATED = 0.92  # of weights and optimizer state: what of them an update makes anew
+# is no sum of tensors. These are fitted to peaks of small models (mx.get_peak_memory, CPU; see
+# benchmarks/plan.py). Recomputation saves less than torch's, as the gradients of weights are
+# computed last: during the loss a layer has kept little, in the backward pass nearly all.
+MLX_AT_LOSS = 0.2  # of what a layer keeps without recomputation
+MLX_RECOMPUTED = 0.9
+MLX_UPDATED = 0.92  # of weights and optimizer state: what of them a compiled update makes anew
 
 
 @dataclass(frozen=True)
@@ -127,6 +130,8 @@ class _Step:
             recipe.optimizer.moments, recipe.ema > 0, self.master, split, placement.device
         )
         self.updating = count_update_bytes(table, choose_update_rules(spec, recipe), updates)
+        if placement.backend == "mlx" and placement.device == "cpu":
+            self.updating = count_mlx_update_bytes(spec, recipe, table, self.master)
         self.all_weights = sum(tensor.size for tensor in table.values())
         self.trained = sum(table[name].size for name in trained)
         self.layer_weights = [0] * spec.num_layers
@@ -222,16 +227,18 @@ class _Step:
             return MemoryPlan(*held, logits, update, moment)
 
         kept = [one.kept for one in self.layers]
+        kept_at_loss = kept
         if self.placement.grad_checkpoint:
-            kept = [one.entry for one in self.layers]
+            kept_at_loss = kept = [one.entry for one in self.layers]
             if not self.shape.is_torch:
+                kept_at_loss = [int(MLX_AT_LOSS * one.kept) for one in self.layers]
                 kept = [int(MLX_RECOMPUTED * one.kept) for one in self.layers]
         if self.placement.selective_checkpoint:
-            kept = [one.entry + one.products for one in self.layers]
+            kept_at_loss = kept = [one.entry + one.products for one in self.layers]
         head = master * self.vocabulary if self.trains_head else 0
         before = held if self.accumulates else 0
         dx = self.hidden * self.shape.activation
-        live = sum(kept) + self.final + dx
+        live = sum(kept_at_loss) + self.final + dx
         found = [make("loss", before + head, live, self.logits)]
         above = head // share
         for index in reversed(range(len(self.layers))):
@@ -246,9 +253,10 @@ class _Step:
         if self.trains_embeddings:
             embedding = master * self.vocabulary * (self.tied + self.accumulates)
         found.append(make("backward", held + embedding, dx))
-        # torch updates in place, tensor by tensor; MLX makes weights and moments anew.
+        # torch updates in place, tensor by tensor; MLX makes weights and moments anew, on a GPU in
+        # compiled kernels.
         anew = self.updating
-        if not self.shape.is_torch:
+        if not self.shape.is_torch and self.placement.device != "cpu":
             anew = int(MLX_UPDATED * (held + self.state))
         found.append(make("update", held, update=anew))
         return max(found, key=lambda one: one.total)

@@ -25,6 +25,7 @@ __all__ = [
     "choose_update_rules",
     "compute_decay_of_squares",
     "compute_muon_scale",
+    "count_slot_bytes",
     "count_state_bytes",
     "count_state_elements",
     "group_by_rule",
@@ -188,18 +189,19 @@ def count_state_elements(spec: ModelSpec, recipe: Recipe) -> int:
 
 def count_state_bytes(spec: ModelSpec, recipe: Recipe, size: int) -> int:
     """Count the bytes of that in memory. size: of a number that is not in a shorter type."""
-
-    def count(slot: str, shape: tuple[int, ...]) -> int:
-        elements = math.prod(shape)
-        if is_coded_slot(slot, recipe):
-            return elements + elements // shape[-1] * count_blocks(shape[-1])
-        return (2 if is_short_slot(slot, recipe) else size) * elements
-
     return sum(
-        count(slot, shape)
+        count_slot_bytes(slot, shape, recipe, size)
         for slot, shapes in list_state_shapes(spec, recipe).items()
         for shape in shapes.values()
     )
+
+
+def count_slot_bytes(slot: str, shape: tuple[int, ...], recipe: Recipe, size: int) -> int:
+    """Count the bytes of one tensor in a slot. size: as `count_state_bytes` has it."""
+    elements = math.prod(shape)
+    if is_coded_slot(slot, recipe):
+        return elements + elements // shape[-1] * count_blocks(shape[-1])
+    return (2 if is_short_slot(slot, recipe) else size) * elements
 
 
 def compute_muon_scale(shape: tuple[int, ...], rule: OptimizerRecipe) -> float:
