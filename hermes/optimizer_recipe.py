@@ -140,7 +140,7 @@ class ParameterGroup:
             if key not in known:
                 raise HermesError(
                     f"{where} has no setting {key!r}{suggest_nearest(key, known)}; it takes "
-                    "lr, lr_scale and weight_decay, as in lr=0.1,weight_decay=0"
+                    "'lr', 'lr_scale' and 'weight_decay', as in 'lr=0.1,weight_decay=0'"
                 )
             require(0 <= value < math.inf, f"{where}: {key}", text, "a number, at least 0")
             if key in found:

@@ -172,6 +172,7 @@ def test_names_are_changed_where_they_are_arguments_and_nowhere_else():
         ("give fewer, as grad_accum is 2", "give fewer, as --grad-accum is 2"),
         ("/data/batch_size is no file", "/data/batch_size is no file"),
         ("optimizer.beta2 must be below 1", "optimizer.beta2 must be below 1"),
+        ("as in 'lr=0.1,weight_decay=0'", "as in 'lr=0.1,weight_decay=0'"),
     ]:
         assert name_options(message, options) == expected
     values = {"lora_rank": 0, "log_every": 1}

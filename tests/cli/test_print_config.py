@@ -97,7 +97,7 @@ def test_a_key_of_another_tools_file_is_known(capsys, tmp_path):
 
 
 def test_synonyms_are_of_options_that_exist_and_none_means_two():
-    options = {name for command in ("train", "finetune", "sft", "dpo", "generate")
+    options = {name for command in ("train", "finetune", "sft", "dpo", "generate", "plan")
                for name in get_options(command)}  # fmt: skip
     known = options | {*flatten_recipe(Recipe())}
     assert {*SYNONYMS} <= known

@@ -80,8 +80,8 @@ def open_spec(folder):
          "group '*.q_prog.*' matches no tensor that is trained; names are as "
          "'model.embed_tokens.weight'"),
         ({"group": (("*", "rate=1"),)},
-         "group '*' has no setting 'rate'; it takes lr, lr_scale and weight_decay, as in "
-         "lr=0.1,weight_decay=0"),
+         "group '*' has no setting 'rate'; it takes 'lr', 'lr_scale' and "
+         "'weight_decay', as in 'lr=0.1,weight_decay=0'"),
         ({"group": (("*", "lr=1,lr_scale=2"),)}, "group '*' has both lr and lr_scale; keep one"),
         ({"optimizer": "muon", "freeze": ("model.layers.*",)},
          "optimizer muon trains the matrices inside blocks, and this run trains none of them; "

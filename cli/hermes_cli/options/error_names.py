@@ -10,9 +10,10 @@ from hermes.options import Option
 
 __all__ = ["name_options"]
 
-# A name after a file, as in `run.yaml: seed is 1`, after --set, a dot or in quotes is a key.
+# A name after a file, as in `run.yaml: seed is 1`, after --set, a dot or a comma, before an equals
+# sign or in quotes is a key.
 NAME = re.compile(
-    r"(?<![\w.'\"`/-])(?<!: )(?<!--set )[a-z][a-z0-9_]*(?:\.[a-z_]+)?(?![\w.'\"`/(-])"
+    r"(?<![\w.,'\"`/-])(?<!: )(?<!--set )[a-z][a-z0-9_]*(?:\.[a-z_]+)?(?![\w.'\"`/(=-])"
 )
 SAID = re.compile(r" (must|is|are|has|needs|takes|belongs|does|cannot) ")
 
