@@ -73,20 +73,31 @@ def measure_preparing(path, tokenizer, folder, rounds=5):
     """
     texts = [document.text for document in read_documents(path)]
     size = sum(len(text.encode()) for text in texts)
-    alone, whole = [], []
     plain = tokenizers.Tokenizer.from_str(tokenizer.to_json())
+    options = PreparationOptions(shard_size=SHARD)
+    ways = (
+        lambda number: bool(plain.encode_batch_fast(texts, add_special_tokens=False)),
+        lambda number: prepare_tokens(path, tokenizer, folder / f"p{number}", options=options),
+    )
+    # Of each round the seconds of both ways, and those of processors.
+    walls, processors = [], []
     for number in range(rounds):
-        start = time.perf_counter()
-        plain.encode_batch_fast(texts, add_special_tokens=False)
-        alone.append(time.perf_counter() - start)
-        start = time.perf_counter()
-        prepare_tokens(
-            path, tokenizer, folder / f"p{number}", options=PreparationOptions(shard_size=SHARD)
-        )
-        whole.append(time.perf_counter() - start)
-    a, b = (size / 1e6 / statistics.median(seconds) for seconds in (alone, whole))
-    share = statistics.median(one / other for one, other in zip(alone, whole, strict=True))
-    print(f"encode_batch {a:.2f} MB/s, prepare {b:.2f} MB/s: {share:.2f} of it")
+        spent = []
+        for way in ways:
+            wall, processor = time.perf_counter(), time.process_time()
+            way(number)
+            spent.append((time.perf_counter() - wall, time.process_time() - processor))
+        alone, whole = spent
+        walls.append((alone[0], whole[0]))
+        processors.append((alone[1], whole[1]))
+    a, b = (size / 1e6 / statistics.median(seconds) for seconds in zip(*walls, strict=True))
+    by_wall, by_processor = (
+        statistics.median(one / other for one, other in spent) for spent in (walls, processors)
+    )
+    print(
+        f"encode_batch {a:.2f} MB/s, prepare {b:.2f} MB/s: {by_wall:.2f} of it, by processor time "
+        f"{by_processor:.2f}"
+    )
 
 
 def measure_second_start(path, tokenizer_file, folder):

@@ -14,7 +14,7 @@ from signal import SIGINT
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from hermes import mal
-from hermes.arguments import Call, convert_arguments, name_arguments
+from hermes.arguments import Call, convert_arguments, name_arguments, name_own_arguments
 from hermes.data import expand_paths
 from hermes.data.bad_records import BadRecords
 from hermes.data.document_reader import TextFormat
@@ -122,6 +122,7 @@ def backend(name: str = "auto") -> Backend:
     return choose_backend(name)
 
 
+@name_own_arguments
 def train_tokenizer(
     inputs: str | Path | Sequence[str | Path],
     *,

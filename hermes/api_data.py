@@ -229,6 +229,7 @@ class ShownDocument:
     text: str
 
 
+@name_own_arguments
 def show_document(
     folder: str | Path, document: int = 0, *, tokenizer: Tokenizer | str | Path | None = None
 ) -> ShownDocument:

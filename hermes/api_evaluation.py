@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hermes.arguments import convert_arguments
+from hermes.arguments import convert_arguments, name_own_arguments
 from hermes.call_display import display_call
 from hermes.chat_templates.template import Template
 from hermes.data import TextFormat
@@ -71,6 +71,7 @@ class EvalResult:
         return told
 
 
+@name_own_arguments
 def evaluate(
     checkpoint: str | Path,
     data: str | Path | Sequence[str | Path] = (),

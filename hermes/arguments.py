@@ -99,7 +99,7 @@ def name_arguments(message: str, values: Mapping[str, object]) -> str:
 
 def name_own_arguments(function: Callable[P, R]) -> Callable[P, R]:
     """A public function whose errors speak of its arguments, where those below speak of options."""
-    names = dict.fromkeys(inspect.signature(function).parameters)
+    names = {name: one.default for name, one in inspect.signature(function).parameters.items()}
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:

@@ -7,6 +7,7 @@ from typing import Any
 
 __all__ = [
     "describe_missing",
+    "describe_surrogate",
     "format_columns",
     "format_count",
     "format_with_unit",
@@ -81,3 +82,24 @@ def _transpose(table: Sequence[Sequence[str]]) -> list[list[str]]:
     """Turn rows into columns; rows may differ in length."""
     width = max((len(row) for row in table), default=0)
     return [[row[index] for row in table if index < len(row)] for index in range(width)]
+
+
+def describe_surrogate(text: str) -> str:
+    """What is wrong with the first character of a text that is none, and what to do; "" without.
+
+    Such are halves of surrogate pairs, and bytes that were not UTF-8 and were kept as some (PEP
+    383).
+    """
+    if text.isascii():
+        return ""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        found = ord(text[error.start])
+        if 0xDC80 <= found <= 0xDCFF:
+            return f"not UTF-8 (0x{found - 0xDC00:02x}); convert it to UTF-8"
+        return (
+            f"half of a surrogate pair, \\u{found:04x}, which is not a character; write the text "
+            "as UTF-8"
+        )
+    return ""

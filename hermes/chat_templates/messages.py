@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hermes.errors import DataError, suggest_nearest
-from hermes.formatting import describe_missing, name_type
+from hermes.formatting import describe_missing, describe_surrogate, name_type
 
 __all__ = [
     "ROLES",
@@ -157,14 +157,8 @@ def read_content(value: Any, where: str) -> str:
         return "".join(_read_part(part, f"{where}[{i}]") for i, part in enumerate(value))
     if not isinstance(value, str):
         raise DataError(f"{where}: found {name_type(value)} where a string is needed")
-    if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            raise DataError(
-                f"{where}: half of a surrogate pair, \\u{ord(value[error.start]):04x}, which is "
-                "not a character; write the text as UTF-8"
-            ) from None
+    if found := describe_surrogate(value):
+        raise DataError(f"{where}: {found}")
     return value
 
 

@@ -3,10 +3,11 @@
 from hermes.errors import DataError
 from hermes.formatting import format_count
 
-__all__ = ["LISTED", "MAX_BAD_RECORDS", "BadRecords", "skip_or_raise"]
+__all__ = ["LISTED", "MAX_BAD_RECORDS", "SKIP_ADVICE", "BadRecords", "skip_or_raise"]
 
 MAX_BAD_RECORDS = 0.01
 LISTED = 10
+SKIP_ADVICE = "; --skip-bad-records leaves such records out"
 # Below so many records the share of bad ones is judged only when all are read.
 FEW = 10_000
 
@@ -52,7 +53,7 @@ class BadRecords:
 
 
 def skip_or_raise(error: DataError, bad: BadRecords | None) -> None:
-    """Leave a record out where bad ones are counted; else raise its error."""
+    """Leave a record out where bad ones are counted; else raise its error, with that way out."""
     if bad is None:
-        raise error
+        raise DataError(f"{error}{SKIP_ADVICE}") from None
     bad.skip(error)

@@ -19,6 +19,7 @@ from hermes.data.files import (
     describe_compressions,
     describe_empty,
     describe_formats,
+    describe_textless,
     expand_paths,
     find_format,
     name_source,
@@ -29,7 +30,7 @@ from hermes.data.files import (
 from hermes.data.hub_datasets import is_hub_dataset, read_hub_dataset
 from hermes.data.records import Record, read_file_records
 from hermes.errors import DataError
-from hermes.formatting import describe_missing, name_type
+from hermes.formatting import describe_missing, describe_surrogate, name_type
 from hermes.tokenizer.bytelevel import split_text
 
 __all__ = [
@@ -107,11 +108,26 @@ def read_documents(
     are skipped. Memory is needed for one line, row or item of a list. bad: counts
     bad records, which are left out; None to stop at the first.
 
-    Raises DataError, at once for missing files, and StorageError for files that cannot be read.
+    Raises DataError, at once for missing files and at the end where no document has text, and
+    StorageError for files that cannot be read.
     """
     text_format = TextFormat(text_field, file_format, documents, no_header)
     chosen = [(path, choose_format(path, text_format)) for path in expand_paths(paths)]
-    return (one for path, kind in chosen for one in read_file(path, kind, text_format, bad=bad))
+    return _read_all(chosen, text_format, bad)
+
+
+def _read_all(
+    chosen: list[tuple[Path, str]], text_format: TextFormat, bad: BadRecords | None
+) -> Iterator[Document]:
+    empty = True
+    for path, kind in chosen:
+        for document in read_file(path, kind, text_format, bad=bad):
+            empty = False
+            yield document
+    if empty:
+        if bad is not None:
+            bad.check()
+        raise DataError(describe_textless([name_source(path) for path, _ in chosen]))
 
 
 # Endings of files that are no text, and would be read as one by mistake.
@@ -193,12 +209,14 @@ def read_file(
         try:
             text = _read_text(record, field)
         except DataError as error:
+            if bad is None and record.header and field not in record.value:
+                raise  # no record of the file has the column
             skip_or_raise(error, bad)
             continue
         if bad is not None:
             bad.good += 1
         yield from _cut([text], name, record.line)
-    if empty and bad is None:
+    if empty and kind == "hub":  # of a file it has been said
         raise DataError(describe_empty(path, "text"))
 
 
@@ -220,8 +238,7 @@ def _read_txt(
                 bad.good += 1
             yield from _cut([text], name, line)
 
-    escape = bad is not None and documents != "file"
-    yield from read_items(path, read, "text", escape=escape, wrap=wrap)
+    yield from read_items(path, read, "text", has_records=documents != "file", bad=bad, wrap=wrap)
 
 
 def _split_lines(parts: Iterator[str], name: str) -> Iterator[tuple[int, str]]:
@@ -278,17 +295,5 @@ def _read_text(record: Record, field: str) -> str:
 
 def _require_characters(text: str, where: str) -> None:
     """Refuse a text with halves of surrogate pairs. Raises DataError."""
-    if text.isascii():
-        return
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        found = ord(text[error.start])
-        if 0xDC80 <= found <= 0xDCFF:  # a byte that was not UTF-8
-            raise DataError(
-                f"{where}: not UTF-8 (0x{found - 0xDC00:02x}); convert it to UTF-8"
-            ) from None
-        raise DataError(
-            f"{where}: half of a surrogate pair, \\u{found:04x}, which is not a character; write "
-            "the text as UTF-8"
-        ) from None
+    if found := describe_surrogate(text):
+        raise DataError(f"{where}: {found}")

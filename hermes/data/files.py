@@ -5,15 +5,17 @@ import glob
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, BinaryIO, TypeVar
 
+from hermes.data.bad_records import SKIP_ADVICE, BadRecords
 from hermes.data.compression import COMPRESSIONS, open_decompressed, strip_compression
 from hermes.data.prepared_folder import is_prepared
 from hermes.data.remote import is_remote, list_remote, open_remote, restore_address
 from hermes.errors import DataError, StorageError
+from hermes.formatting import format_count
 
 __all__ = [
     "FORMATS",
@@ -23,6 +25,7 @@ __all__ = [
     "describe_compressions",
     "describe_empty",
     "describe_formats",
+    "describe_textless",
     "expand_paths",
     "find_format",
     "name_source",
@@ -188,11 +191,13 @@ def open_source(
         raise StorageError(f"cannot read {name}: {error.strerror or error}") from error
 
 
-def decode_file(file: IO[bytes], name: str, *, escape: bool = False) -> Iterator[str]:
+def decode_file(
+    file: IO[bytes], name: str, *, escape: bool = False, advice: str = ""
+) -> Iterator[str]:
     """Yield a file's text in blocks of whole characters. Raises DataError where it is not UTF-8.
 
     escape: bytes that are not UTF-8 become lone surrogates instead (PEP 383), for a reader that
-    leaves out the records that have some.
+    leaves out the records that have some. advice: ends the error's sentence.
     """
     decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape" if escape else "strict")
     done, line, started = 0, 1, False
@@ -205,7 +210,7 @@ def decode_file(file: IO[bytes], name: str, *, escape: bool = False) -> Iterator
             line += error.object[: error.start].count(b"\n")
             raise DataError(
                 f"{name}:{line}: not UTF-8 at byte {done - incomplete + error.start} "
-                f"(0x{error.object[error.start]:02x}); convert it to UTF-8"
+                f"(0x{error.object[error.start]:02x}); convert it to UTF-8{advice}"
             ) from None
         done += len(block)
         line += text.count("\n")
@@ -250,19 +255,25 @@ def read_items(
     read: Callable[[Iterator[str], str], Iterator[T]],
     what: str,
     *,
-    escape: bool = False,
+    has_records: bool = False,
+    bad: BadRecords | None = None,
     wrap: Callable[[BinaryIO], BinaryIO] = lambda file: file,
 ) -> Iterator[T]:
-    """Yield what `read` makes of a file's text and name. Raises DataError where that is nothing.
+    """Yield what `read` makes of a file's text and name. Raises DataError where the file is empty.
 
-    escape: as in `decode_file`. wrap: as in `open_source`.
+    has_records: whether the text is records, of which one whose bytes are not UTF-8 can be left
+    out: where bad ones are counted, `read` gets it with lone surrogates. bad: counts bad records;
+    None to stop at the first. wrap: as in `open_source`.
     """
     name, empty = name_source(path), True
+    before = 0 if bad is None else bad.bad
+    escape = has_records and bad is not None
+    advice = SKIP_ADVICE if has_records else ""
     with open_source(path, wrap) as file:
-        for item in read(decode_file(file, name, escape=escape), name):
+        for item in read(decode_file(file, name, escape=escape, advice=advice), name):
             empty = False
             yield item
-    if empty:
+    if empty and (bad is None or bad.bad == before):
         raise DataError(describe_empty(path, what))
 
 
@@ -271,3 +282,9 @@ def describe_empty(path: Path, what: str) -> str:
     is_stdin = path == STANDARD_INPUT
     advice = "pipe some in, or name a file" if is_stdin else "leave it out or fill it"
     return f"{name_source(path)}: empty, there is no {what} in it; {advice}"
+
+
+def describe_textless(names: Sequence[str]) -> str:
+    """The sentence about sources that have records, and no text in any."""
+    more = f" and {format_count(len(names) - 1, 'more sources')}" if len(names) > 1 else ""
+    return f"{names[0]}{more}: no record has text in it; give data that has some"

@@ -15,7 +15,7 @@ from hermes.data.document_reader import (
     read_documents,
     read_file,
 )
-from hermes.data.files import Paths, expand_paths
+from hermes.data.files import Paths, describe_textless, expand_paths
 from hermes.data.prepared.cache import (
     CACHED_FROM,
     can_write_cache,
@@ -177,6 +177,7 @@ class _SourceReading:
 
     def read(self) -> Iterator[Document]:
         """Yield the documents of all sources in order. Raises DataError, StorageError."""
+        empty = True
         for source in self._sources:
             meter, files = ReadMeter(source, self._format.documents), list[CountingFile]()
             self._meters.append(meter)
@@ -195,7 +196,12 @@ class _SourceReading:
             )
             for one in documents:
                 meter.add(len(one.text.encode()), files[0] if files else None)
+                empty = False
                 yield one
+        if empty:
+            if self._bad is not None:
+                self._bad.check()
+            raise DataError(describe_textless([source.name for source in self._sources]))
 
     def count_read(self) -> int:
         """Count the bytes of the sources that the documents so far are from."""

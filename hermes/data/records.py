@@ -73,9 +73,7 @@ def parse_records(
         try:
             parsed = parse(record)
         except DataError as error:
-            if bad is None:
-                raise DataError(f"{error}; --skip-bad-records leaves such records out") from None
-            bad.skip(error)
+            skip_or_raise(error, bad)
             continue
         if bad is not None:
             bad.good += 1
@@ -134,7 +132,7 @@ def read_file_records(
         cells = _name_cells(rows, name, bad) if header else _join_cells(rows, name)
         return _append_to_errors(cells, given)
 
-    yield from read_items(path, read, what, escape=bad is not None, wrap=wrap)
+    yield from read_items(path, read, what, has_records=True, bad=bad, wrap=wrap)
 
 
 def _read_jsonl(

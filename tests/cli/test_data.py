@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import hermes
+from hermes.errors import DataError
 from tests.cli.support import TRAIN, piped, process, refuses
 
 PREPARE = ("prepare", "--data", "text.txt", "--tokenizer", "tokenizer.json", "--output", "tokens")
@@ -115,6 +116,14 @@ def test_bad_records_and_documents_reach_training(call, here):
     assert code == 0, err
     Path("text.jsonl").write_text('{"text": "the cat sat on a mat"}\n' * 300 + "7\n")
     train = ("train", "--data", "text.jsonl", *TRAIN[3:-6], "--output", "other", *TRAIN[-4:])
+    code, _, err = call(*train, "--max-steps", 1)
+    found = "Error: text.jsonl:301: found 7 where a string or an object is needed; "
+    assert (code, err.splitlines()[-1]) == (
+        1,
+        f"{found}--skip-bad-records leaves such records out",
+    )
+    with pytest.raises(DataError, match=r"; skip_bad_records=True leaves such records out$"):
+        hermes.train_tokenizer("text.jsonl")
     code, _, err = call(*train, "--max-steps", 1, "--skip-bad-records")
     assert code == 0, err
     assert "left out 1 bad record:" in err

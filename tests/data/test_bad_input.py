@@ -83,6 +83,35 @@ def test_bad_text_stops_with_its_file_and_place(write, tmp_path, tokenizer, way,
             way(path, tokenizer, tmp_path)
 
 
+TEXTLESS = {
+    "a.jsonl": b'{"text": ""}\n""\n',
+    "a.json": b'[{"text": ""}, ""]',
+    "a.csv": b"id,text\n1,\n2,\n",
+}
+
+
+@WAYS
+@pytest.mark.parametrize("name", TEXTLESS)
+def test_records_of_which_none_has_text_stop_with_their_file(write, tmp_path, tokenizer, way, name):
+    path = write(name, TEXTLESS[name])
+    with pytest.raises(DataError) as error:
+        way(path, tokenizer, tmp_path)
+    assert str(error.value) == f"{path}: no record has text in it; give data that has some"
+    with pytest.raises(DataError, match=r"^.*a[.]\w+ and 1 more source: no record has text in it;"):
+        way([path, write(f"b{path.suffix}", TEXTLESS[name])], tokenizer, tmp_path / "two")
+
+
+@pytest.mark.parametrize("way", [prepare, load, load_through_the_cache])
+def test_a_file_of_bad_records_alone_is_not_called_empty(write, tmp_path, tokenizer, way):
+    paths = [write("a.jsonl", b'"some text"\n' * 9), write("b.jsonl", b"7\n")]
+    way(paths, tokenizer, tmp_path, bad_records=0.1)
+    bad = BadRecords(1.0)
+    assert len([*read_documents(paths, bad=bad)]) == bad.good == 9
+    assert bad.first == [f"{paths[1]}:1: found 7 where a string or an object is needed"]
+    with pytest.raises(DataError, match=r"^1 bad record among 1, more than 0.1 of them"):
+        way(paths[1], tokenizer, tmp_path / "alone", bad_records=0.1)
+
+
 WORDS = "word " * 60_000
 LINES = "word\n" * 60_000
 TOO_LONG = {

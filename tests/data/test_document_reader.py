@@ -75,6 +75,36 @@ def test_standard_input_is_text_or_the_format_named(monkeypatch):
     ("name", "content", "expected"),
     [
         (
+            "a.json",
+            '["a",\n oops]',
+            ":2:2: not JSON (Expecting value); one list is needed; a file of one object a line is "
+            "called .jsonl",
+        ),
+        ("a.json", '{"a": 1}', ": found an object where a list is needed"),
+        (
+            "a.csv",
+            "id,Text\n1,a\n",
+            ":1: no text field 'text', only 'id', 'Text'; did you mean 'Text'?",
+        ),
+        ("a.csv", "text,text\na,b\n", ":1: more than one field 'text'; keep one"),
+        ("a.csv", 'text\n"a\n', ':2: not CSV (unexpected end of data); quote fields with ""'),
+        (
+            "a.pdf",
+            "x",
+            ": unknown ending '.pdf'; known are .csv, .json, .jsonl, .parquet, .tsv, .txt, also "
+            "with .gz, .xz or .zst behind it: rename it, or say by --format which format it has",
+        ),
+    ],
+)
+def test_a_mistake_is_named_with_its_place(write, name, content, expected):
+    path = write(name, content)
+    assert message(path) == f"{path}{expected}"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        (
             "a.jsonl",
             '"a"\n{"id": 1, "TEXT": "b"}',
             ":2: no text field 'text', only 'id', 'TEXT'; did you mean 'TEXT'?",
@@ -104,38 +134,18 @@ def test_standard_input_is_text_or_the_format_named(monkeypatch):
             ":2: half of a surrogate pair, \\ud83d, which is not a character; write the text as "
             "UTF-8",
         ),
-        (
-            "a.json",
-            '["a",\n oops]',
-            ":2:2: not JSON (Expecting value); one list is needed; a file of one object a line is "
-            "called .jsonl",
-        ),
-        ("a.json", '{"a": 1}', ": found an object where a list is needed"),
         ("a.json", '["a", 1]', "[1]: found 1 where a string or an object is needed"),
-        (
-            "a.csv",
-            "id,Text\n1,a\n",
-            ":1: no text field 'text', only 'id', 'Text'; did you mean 'Text'?",
-        ),
-        ("a.csv", "text,text\na,b\n", ":1: more than one field 'text'; keep one"),
         (
             "a.csv",
             "id,text\n1,a\n2,b,c\n",
             ":3: 3 fields where the header has 2; quote fields that have commas or line ends in "
             "them",
         ),
-        ("a.csv", 'text\n"a\n', ':2: not CSV (unexpected end of data); quote fields with ""'),
-        (
-            "a.pdf",
-            "x",
-            ": unknown ending '.pdf'; known are .csv, .json, .jsonl, .parquet, .tsv, .txt, also "
-            "with .gz, .xz or .zst behind it: rename it, or say by --format which format it has",
-        ),
     ],
-)  # fmt: skip
-def test_a_mistake_is_named_with_its_place(write, name, content, expected):
+)
+def test_a_bad_record_is_named_with_its_place_and_the_way_out(write, name, content, expected):
     path = write(name, content)
-    assert message(path) == f"{path}{expected}"
+    assert message(path) == f"{path}{expected}; --skip-bad-records leaves such records out"
 
 
 def test_unknown_formats_and_no_files_are_refused(write, tmp_path):

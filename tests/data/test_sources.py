@@ -14,7 +14,7 @@ import pytest
 import zstandard
 
 from hermes.data import read_records
-from hermes.data.bad_records import BadRecords
+from hermes.data.bad_records import SKIP_ADVICE, BadRecords
 from hermes.data.document_reader import read_documents
 from hermes.errors import DataError, HermesError
 from tests.data.support import message, texts
@@ -91,7 +91,9 @@ def test_mistakes_in_parquet_are_named(tmp_path):
     path = write_parquet(tmp_path / "a.parquet", [{"Text": "a"}])
     assert message(path) == f"{path}: no text field 'text', only 'Text'; did you mean 'Text'?"
     path = write_parquet(tmp_path / "b.parquet", [{"text": "a"}, {"text": None}])
-    assert message(path) == f"{path}[1]: field 'text': found null where a string is needed"
+    assert message(path) == (
+        f"{path}[1]: field 'text': found null where a string is needed{SKIP_ADVICE}"
+    )
     path = write_parquet(tmp_path / "c.parquet", [{"text": "a" * 100}] * 100)
     whole = path.read_bytes()
     for kept in (whole[:-1], whole[: len(whole) // 2], whole[:40] + b"\0" * 40 + whole[80:]):
@@ -119,7 +121,8 @@ def test_a_missing_library_is_named_with_its_extra(write, tmp_path, monkeypatch,
 def test_a_bad_record_stops_or_is_counted(write):
     content = b'"a"\n{"text": 7}\nnot json\n"b\xff"\n"c"\n{"id": 1}\n"\\ud800"\n'
     path = write("a.jsonl", content)
-    assert message(path) == f"{path}:4: not UTF-8 at byte 27 (0xff); convert it to UTF-8"
+    said = f"{path}:4: not UTF-8 at byte 27 (0xff); convert it to UTF-8"
+    assert message(path) == f"{said}{SKIP_ADVICE}"
     bad = BadRecords(limit=1.0)
     assert texts(path, bad=bad) == ["a", "c"]
     assert (bad.good, bad.bad) == (2, 5)
@@ -236,5 +239,5 @@ def test_a_dataset_of_the_hub_is_streamed_by_its_library(monkeypatch, tmp_path, 
     assert message("hf://datasets/owner/name:dev").startswith("hf://datasets/owner/name:dev: ")
     assert message("hf://datasets/owner/name", text_field="body") == (
         "hf://datasets/owner/name[0]: no text field 'body', only 'text'; name the one that holds "
-        "text"
+        f"text{SKIP_ADVICE}"
     )

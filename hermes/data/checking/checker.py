@@ -21,7 +21,7 @@ from hermes.data.checking.record_reader import RecordReader
 from hermes.data.checking.scripts import ScriptCounter
 from hermes.data.checking.text_reader import TextReader
 from hermes.data.example_rows import pack_rows
-from hermes.data.files import Paths, expand_paths
+from hermes.data.files import Paths, describe_textless, expand_paths, name_source
 from hermes.data.trained_text import split_trained
 from hermes.errors import DataError
 
@@ -72,6 +72,7 @@ class _Checker:
         self._held_out: set[int] = set()
         self._scripts = ScriptCounter()
         self._bad = BadRecords(1.0)
+        self._names: list[str] = []  # of the files
         self._lengths = array("q")
         self._near: NearDuplicates | None = None
         self._near_held_out: NearDuplicates | None = None
@@ -95,7 +96,7 @@ class _Checker:
             self._near_held_out = NearDuplicates(chosen)
             self._found.near_overlap = Places()
         make = TextReader if self._options.kind == "text" else RecordReader
-        reader = make(self._options, None, None)
+        reader = make(self._options, None, self._bad)
         scan = self._start_scan()
         for item in reader.read(path):
             scan.add(item.texts)
@@ -109,6 +110,7 @@ class _Checker:
     def check_file(self, path: Path) -> None:
         """Look through one file. Raises DataError for what cannot be read any further."""
         self._found.files += 1
+        self._names.append(name_source(path))
         for item in self._reader.read(path):
             self._check_item(item)
 
@@ -192,7 +194,7 @@ class _Checker:
         found.scripts = self._scripts.sum_bytes()
         found.samples = tuple(self._samples)
         if not found.documents and not bad.bad:
-            raise DataError("there is no text to check; give files that have some")
+            raise DataError(describe_textless(self._names))
         found.bill = self._compute_bill()
         return found
 

@@ -1,13 +1,14 @@
 """The lengths of examples as a picture (matplotlib, the extra `plot`)."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 from hermes.data.checking.findings import UNITS, Findings
 from hermes.errors import HermesError
 from hermes.storage.durable import write_atomically
 
-__all__ = ["draw_lengths"]
+__all__ = ["count_longer", "draw_lengths"]
 
 FORMATS = ("png", "svg", "pdf")
 COLOUR, OVER = "#0072B2", "#D55E00"  # Okabe and Ito 2008, "Color Universal Design"
@@ -38,8 +39,10 @@ def draw_lengths(found: Findings, path: Path, seq_len: int) -> None:
     bounds = [1 << power for power in range(first, last + 1)]
     counts = [found.lengths.get(bound, 0) for bound in bounds]
     labels = [_name_range(bound) for bound in bounds]
-    colours = [OVER if found.tokens and bound // 2 > seq_len else COLOUR for bound in bounds]
-    bars = axes.bar(labels, counts, color=colours, width=0.85)
+    over = count_longer(counts, found.longer or 0)
+    under = [count - more for count, more in zip(counts, over, strict=True)]
+    axes.bar(labels, under, color=COLOUR, width=0.85)
+    bars = axes.bar(labels, over, bottom=under, color=OVER, width=0.85)
     numbers = [f"{count:,}" if count else "" for count in counts]
     axes.bar_label(bars, numbers, padding=3, bbox={"facecolor": "w", "edgecolor": "w", "pad": 1})
     many = UNITS[found.kind][0] if found.tokens is None else "examples"
@@ -68,6 +71,18 @@ def draw_lengths(found: Findings, path: Path, seq_len: int) -> None:
     image = io.BytesIO()
     figure.savefig(image, format=kind)
     write_atomically(path, image.getvalue())
+
+
+def count_longer(counts: Sequence[int], longer: int) -> list[int]:
+    """How many of each bar's examples are too long, of which there are `longer` in all.
+
+    counts: of the bars, the shortest examples first.
+    """
+    found = []
+    for count in reversed(counts):
+        found.append(min(count, longer))
+        longer -= found[-1]
+    return found[::-1]
 
 
 def _name_range(bound: int) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hermes.data.bad_records import LISTED, BadRecords
+from hermes.data.files import describe_textless
 from hermes.data.prepared.group import Group, read_group, read_shard
 from hermes.data.prepared.manifest import (
     MANIFEST,
@@ -98,7 +99,7 @@ def write_manifest(
     notes = _judge_bad_records(plan, groups)
     tokens = sum(shard.tokens for shard in shards)
     if not tokens:
-        raise DataError("there is no text to tokenize; give files that have some")
+        raise DataError(describe_textless([source.name for source in plan.sources]))
 
     def show(done: int, total: int) -> None:
         watch(PreparationProgress(total, done, stage="verifying"))
