@@ -16,6 +16,7 @@ FLOORS = {
         {"arguments"},
         {"optimizer_recipe", "size_schedule"},
         {"spec", "recipe", "distributed"},
+        {"backend_options", "batch", "train_state"},
         {"mal", "interface", "options"},
         {"storage", "numerics"},
         {"call_display", "checkpoint", "tokenizer", "model_info", "evaluation", "tracking"},
