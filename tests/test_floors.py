@@ -23,7 +23,7 @@ FLOORS = {
         {"chat_templates"},
         {"data", "inference", "interop"},
         {"model", "training"},
-        {"finetuning", "serving", "tasks", "watching"},
+        {"finetuning", "model_loading", "serving", "tasks", "watching"},
         {"api"},
         {
             "api_data",
