@@ -7,7 +7,6 @@ does an output of many lines.
 
 import base64
 import os
-import posixpath
 import re
 import shutil
 import sys
@@ -18,14 +17,13 @@ from pathlib import Path
 import click
 import nbformat
 from nbclient import NotebookClient
+from page_links import ROOT, find_page, list_sources, move_links
 
 from hermes_cli.main import hermes
 
 DOCS = Path(__file__).resolve().parent
-ROOT = DOCS.parent
 NOTEBOOKS = ROOT / "examples" / "notebooks"
 PAGES = ROOT / "build" / "pages"
-PROJECT_PAGES = ("CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")
 LONGEST = 60  # lines of one output; what is longer belongs behind a `| tail`
 
 
@@ -59,38 +57,10 @@ def separate_blocks(text: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def find_page(source: Path) -> str | None:
-    """The page of the site that a file of the repository becomes; None where it becomes none."""
-    path = source.relative_to(ROOT).as_posix()
-    if path in PROJECT_PAGES:
-        return path.lower()
-    match source.suffix, path.split("/"):
-        case ".md", ["docs", *rest]:
-            return "/".join(rest)
-        case ".md", ["specs", _]:
-            return path
-        case ".ipynb", ["examples", "notebooks", _]:
-            return f"notebooks/{source.stem}.md"
-    return None
-
-
-def move_links(text: str, source: Path, page: str) -> str:
-    """The text with links between files of the repository made links between pages."""
-
-    def move(match: re.Match[str]) -> str:
-        target = find_page((source.parent / match[1]).resolve())
-        if target is None:
-            raise ValueError(f"{source}: the link to {match[1]} leads to no page of the site")
-        return f"]({posixpath.relpath(target, posixpath.dirname(page))}{match[2]})"
-
-    return re.sub(r"\]\((?![a-z]+:|#)([^)#\s]+)((?:#[^)\s]*)?)\)", move, text)
-
-
 def copy_pages() -> None:
     """Write the pages that are Markdown in the repository, and the files beside them."""
     shutil.copytree(DOCS / "assets", PAGES / "assets")
-    sources = [*DOCS.rglob("*.md"), *(ROOT / "specs").glob("*.md")]
-    for source in [*sources, *(ROOT / name for name in PROJECT_PAGES)]:
+    for source in list_sources():
         page = find_page(source)
         assert page is not None
         text = separate_blocks(source.read_text(encoding="utf-8"))

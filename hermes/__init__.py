@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from hermes.api_watching import plot, watch
     from hermes.errors import HermesError
     from hermes.inference.sampling import Sampling
-    from hermes.model import GeneratedText, Model, load
+    from hermes.model import GeneratedText, Model
+    from hermes.model_loading import load
     from hermes.recipe import LossScaling, OptimizerRecipe, Recipe
     from hermes.spec import ModelSpec
     from hermes.tokenizer import Tokenizer
@@ -101,7 +102,8 @@ _HOMES = {
     "api_finetuning": ("dpo", "finetune", "sft"),
     "api_generation": ("chat", "generate"),
     "api_models": ("ConvertResult", "convert", "merge"),
-    "model": ("GeneratedText", "Model", "load"),
+    "model": ("GeneratedText", "Model"),
+    "model_loading": ("load",),
     "recipe": ("LossScaling", "OptimizerRecipe", "Recipe"),
     "inference.sampling": ("Sampling",),
     "spec": ("ModelSpec",),

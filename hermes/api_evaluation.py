@@ -19,7 +19,8 @@ from hermes.errors import DataError, HermesError
 from hermes.evaluation.perplexity import Perplexity, add_up, evaluate_perplexity, make_windows
 from hermes.finetuning.base_model import open_base_model
 from hermes.interop.hub import load_tokenizer
-from hermes.model import Model, load
+from hermes.model import Model
+from hermes.model_loading import load
 from hermes.tasks.evaluation import TaskOptions, evaluate_tasks, require_harness, split_names
 from hermes.tasks.scores import TaskScore
 from hermes.tokenizer import Tokenizer

@@ -29,9 +29,10 @@ from hermes.inference.sampling_options import SAMPLING_OPTIONS, make_sampling
 from hermes.interface import SHORT_NAMES, Backend, Options, choose_backend
 from hermes.interface import Model as BackendModel
 from hermes.interop.hub import load_tokenizer
-from hermes.model import SMALLER, Model, check_loading, load
+from hermes.model import Model
 from hermes.model_info.devices import choose_precision, report_model
 from hermes.model_info.memory import explain_out_of_memory
+from hermes.model_loading import SMALLER, check_loading, load
 from hermes.tokenizer import Tokenizer
 
 __all__ = ["chat", "generate", "generate_from_file", "open_chat_model"]

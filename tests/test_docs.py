@@ -1,5 +1,6 @@
 """The documentation and the workflows keep up with the code."""
 
+import importlib.util
 import json
 import re
 from pathlib import Path
@@ -9,6 +10,17 @@ import yaml
 
 import hermes as library
 
+
+def load_page_links():
+    """docs/page_links.py, which belongs to no package."""
+    path = Path(__file__).resolve().parent.parent / "docs" / "page_links.py"
+    spec = importlib.util.spec_from_file_location("page_links", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+page_links = load_page_links()
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "examples" / "notebooks").glob("*.ipynb"))
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
@@ -24,6 +36,26 @@ def test_every_specification_is_in_the_navigation():
     text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     for path in (ROOT / "specs").glob("*.md"):
         assert f": specs/{path.name}\n" in text
+
+
+@pytest.mark.parametrize(
+    "source", page_links.list_sources(), ids=lambda path: path.relative_to(ROOT).as_posix()
+)
+def test_every_link_of_a_page_leads_to_a_file_of_the_site(source):
+    page_links.move_links(source.read_text("utf-8"), source, page_links.find_page(source))
+
+
+@pytest.mark.parametrize("target", ["../assets/no-such.png", "../../Makefile", "no-such.md"])
+def test_a_link_that_leads_to_no_page_ends_the_build(target):
+    source = ROOT / "docs" / "guides" / "watching.md"
+    with pytest.raises(ValueError, match="leads to no page of the site"):
+        page_links.move_links(f"[it]({target})", source, "guides/watching.md")
+
+
+def test_a_page_shows_a_picture_of_the_assets():
+    source = ROOT / "docs" / "guides" / "watching.md"
+    moved = page_links.move_links("![it](../assets/watch.png)", source, "guides/watching.md")
+    assert moved == "![it](../assets/watch.png)"
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

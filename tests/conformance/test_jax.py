@@ -12,6 +12,9 @@ from hermes_conformance.suite.selection import Selection
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "backend_jax"
 LINES = 330
+# It decodes a batch as one: what engines of many texts need of a backend is declined by name.
+ONE_BY_ONE = "jax reads rows of different lengths one by one"
+NOT_INVARIANT = "jax has no rows that are the same in company"
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +41,10 @@ def test_the_example_is_small():
 @pytest.mark.long
 def test_it_earns_the_forward_laws(backends, backend):
     outcomes = judge_example(backends, backend, "default/*", "golden.bloom/*", "crossed.003/*")
-    assert {outcome.status for outcome in outcomes} == {PASSED}
-    laws = {outcome.law.id for outcome in outcomes}
+    assert {outcome.status for outcome in outcomes} == {DECLINED, PASSED}
+    declined = {outcome.message for outcome in outcomes if outcome.status == DECLINED}
+    assert declined <= {ONE_BY_ONE, NOT_INVARIANT}
+    laws = {outcome.law.id for outcome in outcomes if outcome.status == PASSED}
     assert {"L0/refusals", "L1/float32", "L1/decoding", "L1/golden", "L2/logits"} <= laws
 
 
@@ -50,5 +55,6 @@ def test_it_declines_what_it_does_not_do(backends, backend):
     assert declined == {
         "hermes_jax has no losses of preferences",
         "hermes_jax does not compute in bfloat16",
+        ONE_BY_ONE,
     }
     assert {outcome.status for outcome in outcomes} == {DECLINED, PASSED}

@@ -10,7 +10,7 @@ from hermes.api_serving import open_served_model
 from hermes.checkpoint import open_checkpoint
 from hermes.errors import CheckpointError, HermesError
 from hermes.inference.engine import run_requests
-from hermes.model import load
+from hermes.model_loading import load
 from hermes.optimizer_recipe import OptimizerRecipe
 from hermes.training.metrics_file import read_metrics
 from hermes_cli.main import run

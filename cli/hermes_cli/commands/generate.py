@@ -39,7 +39,7 @@ def generate(
     """
     from hermes.api_generation import check_batch_invariance, choose_schema
     from hermes.errors import HermesError
-    from hermes.model import load
+    from hermes.model_loading import load
 
     if options["num_samples"] < 1:
         raise HermesError(f"num_samples must be at least 1, got {options['num_samples']}")

@@ -194,7 +194,7 @@ def _show_loss(output: Path) -> None:
 
 
 def _show_text(output: Path, backends: list[str]) -> None:
-    from hermes.model import load
+    from hermes.model_loading import load
 
     texts = {name: load(output, name).generate("The", max_tokens=80, seed=1) for name in backends}
     click.echo("The" + texts[backends[-1]])
@@ -209,7 +209,7 @@ def _show_proof(output: Path, text: Path, backends: list[str]) -> None:
     import numpy as np
 
     from hermes.data import TextDataset, read_documents, tokenize
-    from hermes.model import load
+    from hermes.model_loading import load
 
     names = [*dict.fromkeys(backends), "numpy"]
     precision = {"numpy": "float64"}
