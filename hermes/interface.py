@@ -22,6 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from hermes.arguments import SHORT_NAMES, convert_fields
 from hermes.decoders import (
     Array,
+    ChoosesAhead,
     ChoosesTokens,
     Decoder,
     DecodesInvariantRows,
@@ -47,6 +48,7 @@ __all__ = [
     "Array",
     "Backend",
     "Batch",
+    "ChoosesAhead",
     "ChoosesTokens",
     "Decoder",
     "DecodesInvariantRows",

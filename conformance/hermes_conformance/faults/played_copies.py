@@ -46,7 +46,9 @@ class PlayedLane:
 
     def make_until(self, number: int) -> None:
         """Make the first copies, up to this number."""
-        with self._lock:
+        import torch
+
+        with self._lock, torch.inference_mode():  # in which some of the tensors were made
             for at, pair in enumerate(self.queued[:number]):
                 if pair is not None:
                     pair[0].copy_(pair[1])
