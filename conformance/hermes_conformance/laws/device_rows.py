@@ -94,12 +94,13 @@ def choices_ahead(case: Case, backends: Backends) -> Iterator[Measurement]:
             uniforms = [UNIFORMS[(step + row) % len(UNIFORMS)] for row in at]
             logits = told.advance(at, np.array([[tokens[row]] for row in at]), [1] * len(at))
             found = [_choose(*one) for one in zip(logits, [sampling] * 2, uniforms, strict=False)]
-            if any(one is None for one in found):
+            chosen = [one for one in found if one is not None]
+            if len(chosen) < len(found):
                 break  # nothing that follows is certain
             begun = np.array([given[row] for row in at], np.int32)
             reads.append(ahead.begin_choice(at, begun, [choice] * len(at), uniforms, vocab_size))
-            expected.append(found)
-            tokens |= dict(zip(at, found, strict=True))
+            expected.append(chosen)
+            tokens |= dict(zip(at, chosen, strict=True))
             given |= dict.fromkeys(at, -1)
             for row in set(rows) - set(at):
                 given[row] = tokens[row]
