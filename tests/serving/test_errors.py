@@ -110,9 +110,7 @@ def test_a_fault_of_the_server_itself_is_said_counted_and_survived(
     async def stream(request):
         async for piece in plain(request):
             yield piece
-            if (
-                piece.text
-            ):  # a piece without text sends nothing, and the fault would have its status
+            if piece.text:  # one without text sends nothing: the fault would have its status
                 raise ZeroDivisionError
 
     monkeypatch.setattr(server.model, "stream", stream)
