@@ -3,7 +3,7 @@
 hermes.interface has these names, too; it is the whole of what a backend implements.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 __all__ = [
     "Array",
+    "ChoosesAhead",
     "ChoosesTokens",
     "Decoder",
     "DecodesInvariantRows",
@@ -124,6 +125,26 @@ class ChoosesTokens(RowDecoder, Protocol):
 
 
 @runtime_checkable
+class ChoosesAhead(ChoosesTokens, Protocol):
+    """A cache of rows that begins a step before the tokens of the step before it were read."""
+
+    def begin_choice(
+        self,
+        rows: Sequence[int],
+        tokens: NDArray[np.integer],
+        choices: Sequence[TokenChoice],
+        uniforms: Sequence[float],
+        vocab_size: int,
+    ) -> Callable[[], NDArray[np.integer]]:
+        """Begin `choose` after one token more of each row; what is returned waits for it. -> (B,)
+
+        tokens: (B,), -1 for the one that the last `begin_choice` has chosen for this row, whether
+        it was read or not; 0 is appended where that one could choose none.
+        """
+        ...
+
+
+@runtime_checkable
 class WritesAhead(Decoder, Protocol):
     """A KV cache that begins a step before the token of the step before it was read."""
 
@@ -154,7 +175,7 @@ class DecodesOnDevice(Protocol):
         """A `decoder` whose steps wait for nothing that the host reads."""
         ...
 
-    def make_device_row_decoder(self, rows: int, capacity: int) -> ChoosesTokens:
+    def make_device_row_decoder(self, rows: int, capacity: int) -> ChoosesAhead:
         """A `row_decoder` of the same kind."""
         ...
 

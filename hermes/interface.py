@@ -30,6 +30,7 @@ from hermes.batch import (
 )
 from hermes.decoders import (
     Array,
+    ChoosesAhead,
     ChoosesTokens,
     Decoder,
     DecodesInvariantRows,
@@ -56,6 +57,7 @@ __all__ = [
     "Array",
     "Backend",
     "Batch",
+    "ChoosesAhead",
     "ChoosesTokens",
     "Decoder",
     "DecodesInvariantRows",

@@ -1,6 +1,6 @@
 """Decoding of rows that begin, advance and end each by itself."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import mlx.core as mx
 import numpy as np
@@ -156,14 +156,23 @@ class RowDecoder:
             return self._runtime.to_numpy(self._begin_read(rows, tokens, counts))
 
     def _begin_read(
-        self, rows: Sequence[int], tokens: NDArray[np.integer], counts: Sequence[int]
+        self,
+        rows: Sequence[int],
+        tokens: NDArray[np.integer],
+        counts: Sequence[int],
+        ids: Array | None = None,
     ) -> Array:
-        """The logits after each row's last token, not evaluated. -> (B, V)"""
+        """The logits after each row's last token, not evaluated. -> (B, V)
+
+        ids: (B, T) on the device, in place of tokens, of which then the shape counts alone.
+        """
         runtime = self._runtime
         current = self._layout.plan(rows, tokens, counts)
         self._cache.begin(current)
         ctx = runtime.use_context(RowContext(runtime.tables, runtime.dtype, self._cache))
-        x = runtime.module.model(runtime.to_device(tokens), ctx)  # (B, T, C)
+        x = runtime.module.model(
+            runtime.to_device(tokens) if ids is None else ids, ctx
+        )  # (B, T, C)
         last = runtime.to_device(current.counts - 1)
         x = x[mx.arange(len(rows)), last]
         self._layout.finish(current)
@@ -180,6 +189,10 @@ class RowDecoder:
 
 class DeviceRowDecoder(RowDecoder):
     """A RowDecoder that chooses on its device: of a step the host reads an id a row."""
+
+    def __init__(self, runtime: Runtime, rows: int, capacity: int):
+        super().__init__(runtime, rows, capacity)
+        self._fed_back = mx.zeros(rows, mx.int32)  # of each row, what was chosen last
 
     def choose(
         self,
@@ -202,3 +215,24 @@ class DeviceRowDecoder(RowDecoder):
                     choose_tokens(logits, settings, drawn, vocab_size, self._runtime.widest)
                 )
         return found
+
+    def begin_choice(
+        self,
+        rows: Sequence[int],
+        tokens: NDArray[np.integer],
+        choices: Sequence[TokenChoice],
+        uniforms: Sequence[float],
+        vocab_size: int,
+    ) -> Callable[[], NDArray[np.integer]]:
+        """Begin `choose` after one token more of each row; as `ChoosesAhead` says."""
+        known, counts = np.maximum(tokens, 0)[:, None], [1] * len(rows)
+        self._layout.check(rows, known, counts)
+        runtime = self._runtime
+        with runtime.apply_options():
+            at, given = runtime.to_device(rows), runtime.to_device(tokens)
+            ids = mx.where(given < 0, mx.maximum(self._fed_back[at], 0), given)[:, None]
+            logits = upcast(self._begin_read(rows, known, counts, ids))
+            chosen = choose_tokens(logits, choices, uniforms, vocab_size, runtime.widest)
+            self._fed_back[at] = chosen
+            mx.async_eval(chosen, self._fed_back)
+        return lambda: np.array(chosen)

@@ -60,7 +60,9 @@ class StaticDecoder:
         """Queue a step; how to read its token, which waits for it."""
         kind = find_kind([choice], vocab_size)
         with self._runtime.apply_options():
-            return read_later(self._decoder.run_step(self._rows, token, kind, [choice], [uniform]))
+            chosen = self._decoder.run_step(self._rows, token, kind, [choice], [uniform])
+            self._decoder.feed_back(chosen)
+            return read_later(chosen)
 
 
 def read_later(chosen: Array) -> Callable[[], int]:

@@ -22,6 +22,7 @@ from hermes.numerics.row_layout import RowLayout, RowPass
 from hermes.spec import AttentionSpec
 from hermes_torch.cache import RowCache, move_tokens
 from hermes_torch.context import Context
+from hermes_torch.host_copies import HostCopies
 from hermes_torch.loss import upcast
 from hermes_torch.row_decoder import RowContext, RowDecoder
 from hermes_torch.runtime import Runtime
@@ -56,7 +57,8 @@ def choose_widths(layout: RowLayout, needed: Widths) -> Widths:
 class StepInputs:
     """The numbers of a step, on the device, in memory that stays: tokens, positions, places.
 
-    Rows that are not read have position 0 and one key, and write behind the buffer's last place.
+    tokens: (R, 1), -1 for the one that was fed back. Rows that are not read have position 0 and one
+    key, and write behind the buffer's last place.
     """
 
     def __init__(self, layout: RowLayout, device: torch.device):
@@ -71,9 +73,10 @@ class StepInputs:
         self.places = dict(zip(self._windows, of_windows[:, 0], strict=True))
         self.firsts = dict(zip(self._windows, of_windows[:, 1], strict=True))
         self.settings = torch.zeros((len(FIELDS), R), dtype=torch.double, device=device)
+        self.fed_back = torch.zeros(R, dtype=torch.long, device=device)
 
     def load(self, current: RowPass, tokens: Ids | None) -> None:
-        """Copy a pass's numbers to the device. tokens: (B,), or None where they are there."""
+        """Copy a pass's numbers to the device. tokens: (B,), or None where all were fed back."""
         rows, host = list(current.rows), np.zeros(self._numbers.shape, np.int64)
         host[2] = 1
         host[1, rows], host[2, rows] = current.positions[:, 0], current.after
@@ -81,10 +84,8 @@ class StepInputs:
             host[3 + 2 * at] = self._layout.get_size(window)
             host[3 + 2 * at, rows] = current.places[window]
             host[4 + 2 * at, rows] = current.firsts[window]
-        if tokens is not None:
-            host[0, rows] = tokens
-        first = 0 if tokens is not None else 1
-        self._copy(self._numbers[first:], host[first:])
+        host[0, rows] = -1 if tokens is None else tokens
+        self._copy(self._numbers, host)
 
     def load_settings(
         self, rows: Sequence[int], choices: Sequence[TokenChoice], uniforms: Sequence[float]
@@ -95,8 +96,12 @@ class StepInputs:
         self._copy(self.settings, host)
 
     def feed_back(self, chosen: Array) -> None:
-        """Take tokens that a step chose as those of the next; 0 where it could not."""
-        self._numbers[0].copy_(chosen.clamp(min=0))
+        """Keep the tokens that a step chose for the next one; 0 where it could not. (R,)"""
+        self.fed_back.copy_(chosen.clamp(min=0))
+
+    def find_tokens(self) -> Array:
+        """Each row's token: the host's, or the one that was fed back. (R, 1)"""
+        return torch.where(self.tokens < 0, self.fed_back[:, None], self.tokens)
 
     def _copy(self, target: Array, host: NDArray[np.generic]) -> None:
         source = torch.from_numpy(host)
@@ -204,6 +209,7 @@ class StaticRowDecoder(RowDecoder):
         with torch.inference_mode():
             self._inputs = StepInputs(self._layout, runtime.device)
         self._graphs = StepGraphs(runtime.device, captures=runtime.options.compile is not False)
+        self._copies = HostCopies(runtime.device)
 
     @torch.inference_mode()
     def choose(
@@ -228,6 +234,36 @@ class StaticRowDecoder(RowDecoder):
         found: Ids = chosen.cpu().numpy()
         return found
 
+    @torch.inference_mode()
+    def begin_choice(
+        self,
+        rows: Sequence[int],
+        tokens: Ids,
+        choices: Sequence[TokenChoice],
+        uniforms: Sequence[float],
+        vocab_size: int,
+    ) -> Callable[[], Ids]:
+        """Begin `choose` after one token more of each row; as `ChoosesAhead` says."""
+        at, kind = list(rows), find_kind(choices, vocab_size)
+        if self._has_one_table(rows):
+            with self._runtime.apply_options():
+                chosen = self.run_step(rows, np.asarray(tokens)[:, None], kind, choices, uniforms)
+                self.feed_back(chosen)
+                wait = self._copies.begin(chosen)
+            return lambda: wait().numpy()[at]
+        if (tokens < 0).any():  # which this way needs on the host
+            last = self._inputs.fed_back.cpu().numpy()
+            tokens = np.where(tokens < 0, last[at], tokens)
+        found = self.choose(rows, tokens[:, None], [1] * len(at), choices, uniforms, vocab_size)
+        every = np.zeros(self._layout.rows, np.int64)
+        every[at] = found
+        self.feed_back(self._runtime.to_device(every, torch.long))
+        return lambda: found
+
+    def feed_back(self, chosen: Array) -> None:
+        """Let the next step read what a step chose, (R,), where it is given no token."""
+        self._inputs.feed_back(chosen)
+
     def run_step(
         self,
         rows: Sequence[int],
@@ -238,11 +274,11 @@ class StaticRowDecoder(RowDecoder):
     ) -> Array:
         """Read a token of each of these rows; (R, V) logits, or (R,) tokens, of all rows.
 
-        tokens: (B, 1), or None where they are those that the last step chose. kind: of the choices,
+        tokens: (B, 1), -1 for one that was fed back, None where all were. kind: of the choices,
         None for logits. What is returned is good until the next step.
         """
         layout, runtime = self._layout, self._runtime
-        known = np.zeros((len(rows), 1), np.int64) if tokens is None else tokens
+        known = np.zeros((len(rows), 1), np.int64) if tokens is None else np.maximum(tokens, 0)
         layout.check(rows, known, [1] * len(rows))
         current = layout.plan(rows, known, [1] * len(rows))
         self._cache.move(current)
@@ -253,8 +289,6 @@ class StaticRowDecoder(RowDecoder):
         runtime.tables.prepare(capacity)
         shape = tuple(widths.items()), self._find_tables(capacity), kind
         found: Array = self._graphs.run(shape, partial(self.compute_step, widths, capacity, kind))
-        if kind is not None:
-            self._inputs.feed_back(found)
         layout.finish(current)
         return found
 
@@ -262,7 +296,7 @@ class StaticRowDecoder(RowDecoder):
         """What is captured: from the inputs on the device to logits or tokens."""
         runtime = self._runtime
         ctx = StaticContext(runtime, self._cache, self._inputs, widths, capacity)
-        x = runtime.module.model(self._inputs.tokens, runtime.use_context(ctx))[:, -1]
+        x = runtime.module.model(self._inputs.find_tokens(), runtime.use_context(ctx))[:, -1]
         logits = upcast(runtime.module.compute_logits(x))
         return logits if kind is None else choose_tokens(logits, self._inputs.settings, kind)
 

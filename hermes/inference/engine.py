@@ -18,8 +18,9 @@ from hermes.inference.invariant_reading import WholeChunks
 from hermes.inference.prefixes import PrefixStore, RowState
 from hermes.inference.request import Generation, Listener, Request
 from hermes.inference.row_decoding import make_row_decoder, require_keeping
+from hermes.inference.running_text import BegunStep, RunningText
 from hermes.inference.sampler import Choice, Sampler
-from hermes.interface import ChoosesTokens, KeepsRows, Model, TokenChoice
+from hermes.interface import ChoosesAhead, ChoosesTokens, KeepsRows, Model, TokenChoice
 from hermes.tokenizer import Tokenizer
 
 __all__ = ["DecodingFailed", "Engine", "QueueIsFull"]
@@ -31,21 +32,6 @@ class DecodingFailed(HermesError):
 
 class QueueIsFull(HermesError):
     """As many requests wait as may; try again when some are done."""
-
-
-class _Row:
-    """A request that has a row of the cache. read: how many of its tokens the cache has."""
-
-    def __init__(self, index: int, generation: Generation, sampler: Sampler, tokens: list[int]):
-        self.index, self.generation, self.sampler = index, generation, sampler
-        self.tokens = tokens
-        self.read = 0
-        self.is_open = False
-
-    @property
-    def unread(self) -> int:
-        """How many tokens are to be read before the next can be chosen."""
-        return len(self.tokens) - self.read
 
 
 class Engine:
@@ -86,7 +72,8 @@ class Engine:
         self._prefixes = PrefixStore(rows)
         self._planned = [0] * rows
         self._free = set(range(rows))
-        self._active: list[_Row] = []  # in the order of admission
+        self._active: list[RunningText] = []  # in the order of admission
+        self._begun: BegunStep | None = None  # behind which the next one is begun
         self._lock = threading.Lock()  # of the queue, which other threads fill
         self._queue: deque[Generation] = deque()
 
@@ -136,7 +123,7 @@ class Engine:
             self._drop_cancelled()
             self._admit()
             writing = [row for row in self._active if row.is_open and row.unread == 1]
-            self._read(writing, [1] * len(writing))
+            self._write(writing)
             self._prefill()
         except BaseException as error:  # Ctrl-C may come in the middle of a read, too
             self._fail(error)
@@ -211,7 +198,7 @@ class Engine:
             )
             index = self._prefixes.choose_row(self._free, tokens)
             self._free.remove(index)
-            self._active.append(_Row(index, generation, self._make_sampler(request), tokens))
+            self._active.append(RunningText(index, generation, self._make_sampler(request), tokens))
 
     def _make_sampler(self, request: Request) -> Sampler:
         return Sampler(
@@ -241,7 +228,7 @@ class Engine:
         reading = reading[: self._prefill_chunk]
         self._read(reading, [min(share, row.unread) for row in reading])
 
-    def _open(self, row: _Row) -> bool:
+    def _open(self, row: RunningText) -> bool:
         """Begin a row with what others have read of its prompt; False to wait for one that will."""
         source, length = self._prefixes.find_longest(row.index, row.tokens)
         if self._chunks is not None and source is not None:
@@ -266,7 +253,63 @@ class Engine:
         self._prefixes.set_tokens(row.index, row.tokens[: row.read])
         return True
 
-    def _read(self, rows: list[_Row], counts: list[int]) -> None:
+    def _write(self, writing: list[RunningText]) -> None:
+        """Read and choose a token of each text that writes.
+
+        A device that chooses by itself has the next step before the host reads the tokens of this
+        one. A text that then ends has had a step too many, which is forgotten. writing: those whose
+        next token the host knows; those of the step that was begun have theirs on the device.
+        """
+        begun, self._begun = self._begun, None
+        if begun is None and (begun := self._begin([], writing)) is not None:
+            writing = []
+        if begun is not None:
+            known = [row for row in begun.rows if row in self._active]
+            going = [row for row in known if row.has_room(self.capacity)]
+            self._begun = self._begin(going, writing)
+            if self._begun is not None:
+                writing = []
+            for row, token in zip(begun.rows, begun.read().tolist(), strict=True):
+                if row in known:
+                    self._take(row, token)
+        # One of them needs the host, by which all are read from the next step on.
+        self._read(writing, [1] * len(writing))
+        if self._begun and not any(row in self._active for row in self._begun.rows):
+            self._begun = None
+
+    def _begin(self, going: list[RunningText], writing: list[RunningText]) -> BegunStep | None:
+        """Begin a step of a token each; None where there is none, or where one needs the host.
+
+        going: those whose token the device has chosen in the step before.
+        """
+        rows, decoder = [*going, *writing], self._decoder
+        settings = self._describe_choices([row.sampler for row in rows])
+        if not rows or not settings or not isinstance(decoder, ChoosesAhead):
+            return None
+        tokens = [-1] * len(going)
+        for row in writing:
+            tokens.append(row.tokens[row.read])
+            row.read += 1
+            self._prefixes.add_tokens(row.index, tokens[-1:])
+        uniforms = [row.sampler.draw_uniform(ahead=1) for row in going]
+        uniforms += [row.sampler.draw_uniform() for row in writing]
+        limit = rows[0].sampler.limit_vocabulary(self.model.spec.vocab_size)
+        indices = [row.index for row in rows]
+        read = decoder.begin_choice(indices, np.array(tokens, np.int32), settings, uniforms, limit)
+        return BegunStep(rows, read)
+
+    def _take(self, row: RunningText, token: int) -> None:
+        """Take a token that the device chose, and has read already if the row is in a new step."""
+        self._add_choice(row, partial(row.sampler.take, token))
+        if self._begun is None or row not in self._begun.rows:
+            return
+        if token < 0:
+            self._prefixes.set_tokens(row.index, [])
+        else:
+            row.read += 1
+            self._prefixes.add_tokens(row.index, [token])
+
+    def _read(self, rows: list[RunningText], counts: list[int]) -> None:
         """Read the next tokens of these rows, and choose where all of a row's are read."""
         if not rows:
             return
@@ -301,10 +344,10 @@ class Engine:
         settings = [one for one in found if one is not None]
         return settings if len(settings) == len(found) else None
 
-    def _choose(self, row: _Row, logits: "np.typing.NDArray[np.floating]") -> None:
+    def _choose(self, row: RunningText, logits: "np.typing.NDArray[np.floating]") -> None:
         self._add_choice(row, partial(row.sampler.choose, logits))
 
-    def _add_choice(self, row: _Row, choose: Callable[[], Choice]) -> None:
+    def _add_choice(self, row: RunningText, choose: Callable[[], Choice]) -> None:
         generation, request = row.generation, row.generation.request
         try:
             choice = choose()
@@ -332,16 +375,17 @@ class Engine:
             row.read, row.is_open = 0, False
             self._prefixes.set_tokens(row.index, [])
 
-    def _finish(self, row: _Row, reason: str, error: HermesError | None = None) -> None:
+    def _finish(self, row: RunningText, reason: str, error: HermesError | None = None) -> None:
         self._release(row)
         row.generation.finish(reason, error)
 
-    def _release(self, row: _Row) -> None:
+    def _release(self, row: RunningText) -> None:
         self._active.remove(row)
         self._free.add(row.index)
 
     def _fail(self, error: BaseException) -> None:
         """End all running texts, whose rows are in no known state."""
+        self._begun = None
         known = error if isinstance(error, HermesError) else _describe_failure(error)
         for row in list(self._active):
             self._prefixes.set_tokens(row.index, [])

@@ -96,9 +96,9 @@ class Sampler:
         """How many of the first ids of a vocabulary may be chosen."""
         return size if self._vocab_size is None else min(self._vocab_size, size)
 
-    def draw_uniform(self) -> float:
-        """The uniform number of the next choice."""
-        return self._draw("sampling")
+    def draw_uniform(self, ahead: int = 0) -> float:
+        """The uniform number of the next choice, or of one so many choices behind it."""
+        return self._draw("sampling", ahead)
 
     def iterate_uniforms(self) -> Iterator[float]:
         """Those of the next choices, whether they are made or not."""
@@ -145,15 +145,16 @@ class Sampler:
             return Choice(token)
         return Choice(token, *rank_logprobs(row, token, self._logprobs))
 
-    def _draw(self, purpose: str) -> float:
-        """The uniform number of this position."""
+    def _draw(self, purpose: str, ahead: int = 0) -> float:
+        """The uniform number of this position, or of one so far ahead."""
         start, numbers = self._drawn.get(purpose, (0, np.empty(0)))
-        if not start <= self._position < start + len(numbers):
-            start = self._position
+        position = self._position + ahead
+        if not start <= position < start + len(numbers):
+            start = position
             stream = f"{purpose}/{self._completion}"
             numbers = draw_uniforms(self._seed, stream, DRAWN_AT_ONCE, start=start)
             self._drawn[purpose] = start, numbers
-        return float(numbers[self._position - start])
+        return float(numbers[position - start])
 
 
 def rank_logprobs(

@@ -2,7 +2,8 @@
 
 kernels: operations that compute or copy, as the framework runs them, without views. allocations:
 of their results, those with memory of their own. bytes_read and bytes_written: of their arrays; of
-MLX those of a forward pass, as it exports no graph with gradients of our own. graphs: of
+MLX those of a forward pass and of a decoding step, as it exports no graph with gradients of our
+own. graphs: of
 torch.compile, for both passes, and graph_operations in them. host_reads: numbers read from the
 device.
 
@@ -25,7 +26,7 @@ from functorch.compile import make_boxed_func
 from torch._dynamo.backends.common import aot_autograd
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hermes.interface import Batch, Options, TrainState, find_backend
+from hermes.interface import Batch, Options, TokenChoice, TrainState, find_backend
 from hermes.numerics.params import init_weights
 from hermes.recipe import Recipe
 from hermes.spec import AttentionSpec, BlockSpec, EmbeddingsSpec, FfnSpec, ModelSpec
@@ -69,6 +70,24 @@ def make_decoder(name):
     decoder = find_backend(name).build(spec, init_weights(spec, 0), OPTIONS).decoder(1, CAPACITY)
     decoder.advance(np.zeros((1, 8), np.int32))
     return decoder
+
+
+def make_device_step(name):
+    """What begins a step of two rows of a GPU's decoder, whose tokens the last one has chosen."""
+    spec = make_spec()
+    model = find_backend(name).build(spec, init_weights(spec, 0), OPTIONS)
+    decoder = model.make_device_row_decoder(2, CAPACITY)
+    rows, choices = [0, 1], [TokenChoice(), TokenChoice(1.0, top_k=20, top_p=0.9)]
+    for row in rows:
+        decoder.open_row(row, CAPACITY)
+    decoder.advance(rows, np.zeros((2, 8), np.int32), [8, 8])
+
+    def begin(tokens=-1):
+        ids = np.full(2, tokens, np.int32)
+        return decoder.begin_choice(rows, ids, choices, [0.5, 0.5], spec.vocab_size)
+
+    begin(1)()
+    return begin
 
 
 class Kernels(TorchDispatchMode):
@@ -155,11 +174,19 @@ def count_mlx_forward():
         return count_mlx_graph(lambda x: runtime.module(x, runtime.make_context()), tokens)
 
 
+def count_mlx_step():
+    """The graph of a decoding step."""
+    decoder = make_decoder("mlx")
+    with decoder._runtime.apply_options():
+        return count_mlx_graph(decoder._begin_read, mx.zeros((1, 1), mx.int32))
+
+
 def count_everything():
     """The counts of each backend's steps, and the versions that they are of."""
     learner, mlx_learner, batch = make_learner("torch"), make_learner("mlx"), make_batch()
     token = np.zeros((1, 1), np.int32)
     torch_decoder, mlx_decoder = make_decoder("torch"), make_decoder("mlx")
+    torch_step, mlx_step = make_device_step("torch"), make_device_step("mlx")
     return {
         "versions": {
             **find_backend("torch").versions(),
@@ -169,9 +196,12 @@ def count_everything():
         "torch training": count_torch(lambda: float(learner.step(batch, 1e-3).loss)),
         "torch compiled training": count_compiled_torch(),
         "torch decoding": count_torch(lambda: torch_decoder.advance(token)),
+        "torch device step": count_torch(torch_step),
         "mlx forward": count_mlx_forward(),
+        "mlx decoding step": count_mlx_step(),
         "mlx training": count_mlx(lambda: float(mlx_learner.step(batch, 1e-3).loss)),
         "mlx decoding": count_mlx(lambda: mlx_decoder.advance(token)),
+        "mlx device step": count_mlx(mlx_step),
     }
 
 

@@ -28,6 +28,9 @@ def test_a_step_is_one_graph_a_pass_and_one_wait():
     assert expected["torch compiled training"]["graphs"] == 2
     for step in ("torch training", "mlx training", "torch decoding", "mlx decoding"):
         assert expected[step]["host_reads"] == 1, step
+    # Begun behind the one before, of which nothing has been read yet.
+    for step in ("torch device step", "mlx device step"):
+        assert expected[step]["host_reads"] == 0, step
 
 
 def test_attention_that_is_written_out_shows_in_the_counts(monkeypatch):

@@ -68,6 +68,41 @@ def _forget_position(patcher: Patcher) -> None:
     patcher.wrap_method("static_rows", "StepInputs", "load", wrap)
 
 
+def _change_fed_back(change: Function) -> Plant:
+    """What a step feeds back, by row, is change(decoder, what it should be)."""
+
+    def plant(patcher: Patcher) -> None:
+        if patcher.name == "torch":
+            patcher.wrap_method(
+                "static_rows",
+                "StaticRowDecoder",
+                "feed_back",
+                lambda original: lambda self, chosen: original(self, change(self, chosen)),
+            )
+            return
+
+        def wrap(original):
+            def begin(self, *arguments):
+                read = original(self, *arguments)
+                self._fed_back = change(self, self._fed_back)
+                return read
+
+            return begin
+
+        patcher.wrap_method("row_decoder", "DeviceRowDecoder", "begin_choice", wrap)
+
+    return plant
+
+
+def _reverse(decoder, chosen):
+    return chosen.flip(0) if hasattr(chosen, "flip") else chosen[::-1]
+
+
+def _keep_first(decoder, chosen):
+    """The same tokens are fed back after every step."""
+    return decoder.__dict__.setdefault("_first_chosen", chosen + 0) + 0  # MLX changes it in place
+
+
 FAULTS = (
     _make_fault(
         "rows that take no part in a step are written over",
@@ -104,5 +139,15 @@ FAULTS = (
         "a device does not know top_k",
         CHOICES,
         _change_choice("_keep_largest", lambda original, p, *more: p),
+    ),
+    _make_fault(
+        "a step begun ahead reads the token of another row",
+        "L2/choices-ahead",
+        _change_fed_back(_reverse),
+    ),
+    _make_fault(
+        "a step begun ahead reads the token of an earlier one",
+        "L2/choices-ahead",
+        _change_fed_back(_keep_first),
     ),
 )

@@ -18,6 +18,7 @@ from hermes_conformance.faults import (
     blocks,
     cache,
     compiled,
+    compiled_evaluation,
     core_library,
     decoding,
     device_rows,
@@ -25,6 +26,7 @@ from hermes_conformance.faults import (
     embeddings_and_head,
     gradient_noise,
     kernels,
+    late_numbers,
     loss_limit,
     loss_scaling,
     norms,
@@ -64,6 +66,7 @@ FAULTS: tuple[Fault, ...] = (
     *update_rules.FAULTS,
     *loss_scaling.FAULTS,
     *loss_limit.FAULTS,
+    *late_numbers.FAULTS,
     *gradient_noise.FAULTS,
     *state.FAULTS,
     *cache.FAULTS,
@@ -78,6 +81,7 @@ FAULTS: tuple[Fault, ...] = (
     *pairs_of_backends.FAULTS,
     *production.FAULTS,
     *compiled.FAULTS,
+    *compiled_evaluation.FAULTS,
     *as_trained.FAULTS,
 )
 

@@ -8,6 +8,7 @@ from hermes_conformance.cases.case import Case
 from hermes_conformance.laws import (
     as_trained,
     compiled,
+    compiled_evaluation,
     core_library,
     device_rows,
     exact,
@@ -15,6 +16,7 @@ from hermes_conformance.laws import (
     interchange,
     invariant_rows,
     kernels,
+    late_numbers,
     loss_limit,
     loss_scaling,
     rows,
@@ -77,7 +79,14 @@ LEVELS = (
     Level(
         "L4",
         "training",
-        (*training.LAWS, *compiled.LAWS, *loss_scaling.LAWS_OF_RUNS, *loss_limit.LAWS),
+        (
+            *training.LAWS,
+            *compiled.LAWS,
+            *compiled_evaluation.LAWS,
+            *loss_scaling.LAWS_OF_RUNS,
+            *loss_limit.LAWS,
+            *late_numbers.LAWS,
+        ),
         lambda long: (*training_cases.make_cases(long), *loss_scaling.make_cases()),
         canary=True,
     ),

@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hermes.errors import Unsupported
 from hermes.inference.filters import compute_probabilities, draw_candidate, filter_tokens
 from hermes.inference.sampling import GREEDY, Sampling
-from hermes.interface import ChoosesTokens, DecodesOnDevice, TokenChoice
+from hermes.interface import ChoosesAhead, ChoosesTokens, DecodesOnDevice, TokenChoice
 from hermes_conformance.cases.case import Case
 from hermes_conformance.laws.generation import can_decode
 from hermes_conformance.laws.rows import RowReader, compare_with_pass
@@ -25,6 +26,7 @@ SAMPLINGS = (
     Sampling(temperature=1.5, top_k=6, top_p=0.8, min_p=0.05),
 )
 UNIFORMS = (0.02, 0.37, 0.63, 0.98)
+STEPS_AHEAD = 4
 NEAR = tolerance.CHOICE_MARGIN.limit
 
 
@@ -69,9 +71,44 @@ def choices(case: Case, backends: Backends) -> Iterator[Measurement]:
             yield compare_values(f"{choice} at {uniform}", got, expected, tolerance.EXACT)
 
 
-def _choose(
-    logits: "np.typing.NDArray[np.floating]", sampling: Sampling, uniform: float
-) -> int | None:
+def choices_ahead(case: Case, backends: Backends) -> Iterator[Measurement]:
+    """Steps that are begun before the last tokens were read choose what the host chooses.
+
+    A row leaves the batch and comes back with a token of the host's, as another text would.
+    """
+    told, ahead = (make_decoder(case, backends, 3) for _ in range(2))
+    if not isinstance(ahead, ChoosesAhead):
+        raise Unsupported(f"{backends.subject.name} begins no step before it has read the last")
+    length, vocab_size = case.T - STEPS_AHEAD, case.spec.vocab_size
+    for sampling in SAMPLINGS:
+        choice = TokenChoice(sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p)
+        rows = [0, 2]
+        for decoder in (told, ahead):
+            for row in rows:
+                decoder.open_row(row, case.T)
+                decoder.advance([row], case.tokens[:1, : length - row], [length - row])
+        tokens = {row: int(case.tokens[0, length - row]) for row in rows}
+        given, reads, expected = dict(tokens), [], []
+        for step in range(STEPS_AHEAD):
+            at = rows[:1] if step == 1 else rows[::-1]
+            uniforms = [UNIFORMS[(step + row) % len(UNIFORMS)] for row in at]
+            logits = told.advance(at, np.array([[tokens[row]] for row in at]), [1] * len(at))
+            found = [_choose(*one) for one in zip(logits, [sampling] * 2, uniforms, strict=False)]
+            chosen = [one for one in found if one is not None]
+            if len(chosen) < len(found):
+                break  # nothing that follows is certain
+            begun = np.array([given[row] for row in at], np.int32)
+            reads.append(ahead.begin_choice(at, begun, [choice] * len(at), uniforms, vocab_size))
+            expected.append(chosen)
+            tokens |= dict(zip(at, chosen, strict=True))
+            given |= dict.fromkeys(at, -1)
+            for row in set(rows) - set(at):
+                given[row] = tokens[row]
+        got = [read().tolist() for read in reads]
+        yield compare_values(f"{choice}, {len(got)} steps", got, expected, tolerance.EXACT)
+
+
+def _choose(logits: NDArray[np.floating], sampling: Sampling, uniform: float) -> int | None:
     """The host's choice; None where it is too near to another to be told from it."""
     wide = logits.astype(np.float64)
     if sampling.temperature == 0:
@@ -90,6 +127,14 @@ def _is_hot(case: Case) -> bool:
     return can_decode(case) and case.name.endswith("/hot") and _KINDS(case)
 
 
+def _is_chosen(case: Case) -> bool:
+    return (
+        _is_hot(case)
+        and case.name.startswith(("default/", "decoding."))
+        and all(one.window_size is None for one in case.spec.attentions)
+    )
+
+
 LAWS = (
     Law(
         "L2",
@@ -106,11 +151,16 @@ LAWS = (
         "a device chooses the tokens that the host chooses",
         tolerance.EXACT,
         choices,
-        lambda case: (
-            _is_hot(case)
-            and case.name.startswith(("default/", "decoding."))
-            and all(one.window_size is None for one in case.spec.attentions)
-        ),
+        _is_chosen,
+        precision="float32",
+    ),
+    Law(
+        "L2",
+        "choices-ahead",
+        "a device that begins a step before the last was read chooses as the host",
+        tolerance.EXACT,
+        choices_ahead,
+        _is_chosen,
         precision="float32",
     ),
 )

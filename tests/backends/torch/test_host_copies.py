@@ -4,55 +4,18 @@ The played device copies nothing until somebody waits for the copy, or until it 
 what would change the tensor: a step that forgot either would copy later numbers.
 """
 
-import threading
-
 import numpy as np
 import pytest
-import torch
 
 from hermes.checkpoint import copy_state
 from hermes.interface import Options, TrainState, find_backend
 from hermes.numerics.params import init_weights
 from hermes.recipe import OptimizerRecipe, Recipe
+from hermes_conformance.faults.played_copies import PlayedLane
 from hermes_torch.host_copies import HostCopies
 from tests.backends import counting
 
 PLAIN = Recipe()
-
-
-class Event:
-    """What is behind a copy; the copies before it are made when it is waited for."""
-
-    def __init__(self, lane, number):
-        self.lane, self.number = lane, number
-
-    def synchronize(self):
-        self.lane.waits.append(self.number)
-        self.lane.make_until(self.number)
-
-
-class PlayedLane:
-    """A lane of copies that are made as late as they may be."""
-
-    def __init__(self):
-        self.queued, self.waits, self.held_back = [], [], 0
-        self.lock = threading.Lock()
-
-    def copy(self, tensor):
-        host = torch.full_like(tensor, 77)
-        self.queued.append((host, tensor))
-        return host, Event(self, len(self.queued))
-
-    def make_until(self, number):
-        with self.lock:
-            for at, pair in enumerate(self.queued[:number]):
-                if pair is not None:
-                    pair[0].copy_(pair[1])
-                    self.queued[at] = None
-
-    def hold_back(self, event):
-        self.held_back += 1
-        self.make_until(event.number)
 
 
 @pytest.fixture
