@@ -243,10 +243,12 @@ def measure_server(name, folder, peers, clients, tokens, deadline):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     address, model = f"http://127.0.0.1:{port}", str(folder)
-    with tempfile.TemporaryFile() as log:
+    # The server of transformers lists the Hub's cache, and fails where there is none.
+    with tempfile.TemporaryFile() as log, tempfile.TemporaryDirectory() as cache:
         process = subprocess.Popen(
-            make_server_command(name, folder, port, peers), stdout=log, stderr=log
-        )
+            make_server_command(name, folder, port, peers), stdout=log, stderr=log,
+            env={**os.environ, "HF_HUB_CACHE": cache},
+        )  # fmt: skip
         try:
             while True:
                 if process.poll() is not None or time.monotonic() > deadline:

@@ -1,5 +1,6 @@
 """The page to talk to a model, in a real browser, where there is one."""
 
+import re
 import time
 
 import pytest
@@ -78,13 +79,20 @@ def test_an_answer_is_made_anew_and_a_message_edited(page):
     assert page.run("document.querySelectorAll('.message').length") == 0
 
 
-def test_a_long_conversation_loses_its_oldest_turns(page):
+def test_a_long_conversation_loses_its_oldest_turns_and_says_so(page, server, monkeypatch):
+    # Slow enough for the speed to be shown, which does not take the place of what is lost.
+    plain = server.model.engine.step
+    monkeypatch.setattr(server.model.engine, "step", lambda: (time.sleep(0.03), plain())[1])
     set_value(page, "max_tokens", 30)
     set_value(page, "temperature", 0)
     for _ in range(4):
         assert say(page, "the cat sat on a mat")
     assert page.run("document.querySelector('.failed')?.textContent") is None
     assert page.run("document.querySelectorAll('.message').length") == 8
+    told = page.run("document.querySelector('#rate').textContent")
+    assert re.fullmatch(
+        r"the oldest \d+ messages no longer fit the context; \d+ pieces, [\d.]+ a second", told
+    )
     page.faults.clear()  # the browser reports the refused requests
 
 

@@ -156,7 +156,11 @@ async function answer(anew = false) {
   whose.messages.push(message);
   save();
   draw();
-  let count = 0, first = 0;
+  let count = 0, first = 0, rate = "", dropped = 0;
+  const tell = () => {
+    const lost = dropped && `the oldest ${dropped} messages no longer fit the context`;
+    find("rate").textContent = [lost, rate].filter(Boolean).join("; ");
+  };
   const show = () => {
     if (whose !== current) return;
     const said = find("messages").lastElementChild?.querySelector(".said");
@@ -164,14 +168,16 @@ async function answer(anew = false) {
     if (said) said.textContent = message.content;
     if (atEnd) list.scrollTop = list.scrollHeight;
     const seconds = (performance.now() - first) / 1000;
-    if (count > 1 && performance.now() - first > 500) find("rate").textContent = `${count} pieces, ${((count - 1) / seconds).toFixed(1)} a second`;
+    if (count > 1 && seconds > 0.5) rate = `${count} pieces, ${((count - 1) / seconds).toFixed(1)} a second`;
+    tell();
   };
   try {
     const { response, left } = await asked;
-    find("rate").textContent = left ? `the oldest ${left} messages no longer fit the context` : "";
+    dropped = left;
+    tell();
     for await (const event of readEvents(response)) {
       if (event.error) throw new Error(event.error.message);
-      if (event.dropped_messages) find("rate").textContent = `the oldest ${event.dropped_messages} messages no longer fit the context`;
+      if (event.dropped_messages) dropped = event.dropped_messages;
       const text = event.choices[0]?.delta.content;
       if (!text) continue;
       if (!count++) first = performance.now();
