@@ -131,14 +131,20 @@ def join_watched(
     """
     if rank_info is None or OWN in environment:
         return *join_ranks(rank_info, backend, options), lambda: None
+    from hermes.distributed.beat_channel import open_channel
     from hermes.distributed.start_watch import StartWatch
 
-    watch, on_first_step = StartWatch(rank_info, option), rank_info.on_first_step
+    watches: list[StartWatch] = []
+
+    def end_watch() -> None:
+        for watch in watches:
+            watch.stop()
 
     def end() -> None:
-        watch.stop()
-        on_first_step()
+        end_watch()
+        rank_info.on_first_step()
 
-    joined = join_ranks(replace(rank_info, on_first_step=end), backend, options)
-    watch.start()
-    return *joined, watch.stop
+    group, options = join_ranks(replace(rank_info, on_first_step=end), backend, options)
+    watches.append(StartWatch(rank_info, option, open_channel(rank_info, group.all_gather_text)))
+    watches[0].start()
+    return group, options, end_watch

@@ -10,13 +10,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType, FrameType
 
 from hermes.distributed.processor_time import read_descendants_seconds
 from hermes.stages import get_last_report
 
-__all__ = ["BEAT", "BUSY", "SignsOfWork", "count_beats"]
+__all__ = ["BEAT", "BUSY", "OTHERS", "RANKS", "Beat", "SignsOfWork", "count_beats"]
 
 SAMPLE = 0.1  # seconds between two looks at where the watched thread is
 BEAT = 1.0  # seconds between two counts
@@ -29,6 +30,30 @@ WAITING = (
     *("hermes_torch.process_group", "hermes_torch.sharding", "torch.distributed"),
     *("torch.autograd", "torch.nn.parallel", "hermes_mlx.process_group", "hermes_mlx.learner"),
 )
+# Where processor time says nothing: a ring of MLX, and NCCL, look for the others in a loop.
+ONLY_WAITING = (
+    *("hermes_torch.process_group", "torch.distributed"),
+    *("hermes_mlx.process_group", "hermes_mlx.learner"),
+)
+RANKS, OTHERS = "ranks", "others"  # what a rank waits for
+
+
+@dataclass(frozen=True)
+class Beat:
+    """What a rank says of itself once in a while, before its first step is done.
+
+    beats: how often it has said so. signs: how often there was a sign of work. waits: RANKS where
+    it is in a call that waits for the other ranks, OTHERS where it waits for another process,
+    else empty. place: what it does, and where in the code. calls: in how many periods one call
+    outside Python computed, and nothing else was to be seen. computed: in how many it computed.
+    """
+
+    beats: int
+    signs: int
+    waits: str
+    place: str
+    calls: int = 0
+    computed: int = 0
 
 
 def count_beats(signs: "SignsOfWork", thread: int, ended: threading.Event) -> Iterator[int]:
@@ -53,18 +78,20 @@ class SignsOfWork:
 
     There is one where the stage or how far it is changes; where the thread comes to a place in the
     code for the first time; where the process needs more memory than ever, or reads or writes;
-    where a process that it started computes, as compilers do; and where one call computes that is
-    no Python.
+    where a process that it started computes, as compilers do. `calls` counts the periods without
+    any in which one call computed that is no Python: it may be at work, or never end. `computed`
+    counts all in which this process computed and does not only wait by its nature.
     """
 
     def __init__(self, descendants: Callable[[], float] = read_descendants_seconds) -> None:
-        self.number, self.waits, self.place = 0, False, ""
+        self.number, self.calls, self.computed = 0, 0, 0
+        self.waits, self.place, self._only_waits = "", "", False
         self._places: set[tuple[CodeType, int]] = set()
         self._report, self._memory, self._blocks = get_last_report(), 0, 0
         self._leaf: tuple[CodeType, int] | None = None
         self._same_leaf = True
         self._read_descendants = descendants
-        self._own, self._others, self._bytes = time.process_time(), descendants(), _count_bytes()
+        self._own, self._others, self._bytes = _read_own_seconds(), descendants(), _count_bytes()
 
     def add_frame(self, frame: FrameType) -> None:
         """Look at where the thread is."""
@@ -72,7 +99,9 @@ class SignsOfWork:
         self._same_leaf = self._same_leaf and leaf == self._leaf
         self._leaf = leaf
         name, stage = frame.f_globals.get("__name__") or "", get_last_report()[0]
-        self.waits = name.startswith(WAITING) or stage.startswith("waiting for ")
+        others = OTHERS if stage.startswith("waiting for ") else ""
+        self.waits = RANKS if name.startswith(WAITING) else others
+        self._only_waits = name.startswith(ONLY_WAITING)
         where = f"{frame.f_code.co_filename}:{frame.f_lineno}, in {frame.f_code.co_name}"
         self.place = f"{stage}: {where}" if stage else where
         before = len(self._places)
@@ -87,7 +116,7 @@ class SignsOfWork:
     def add_period(self, seconds: float) -> None:
         """Look at what has changed in the seconds since the last call."""
         report, memory, blocks = get_last_report(), _read_peak_memory(), sys.getallocatedblocks()
-        own, others, read = time.process_time(), self._read_descendants(), _count_bytes()
+        own, others, read = _read_own_seconds(), self._read_descendants(), _count_bytes()
         computes = own - self._own >= BUSY * seconds
         signs = (
             report != self._report,
@@ -95,12 +124,18 @@ class SignsOfWork:
             blocks > GROWTH * self._blocks,
             others - self._others >= BUSY * seconds,
             read - self._bytes >= READ * seconds,
-            computes and self._same_leaf and not self.waits and self._is_in_call(),
         )
         self.number += any(signs)
+        is_call = computes and self._same_leaf and not self._only_waits and self._is_in_call()
+        self.calls += is_call and not any(signs)
+        self.computed += computes and not self._only_waits
         self._memory, self._blocks = max(self._memory, memory), max(self._blocks, blocks)
         self._report, self._own, self._others, self._bytes = report, own, others, read
         self._same_leaf = True
+
+    def get_beat(self, beats: int) -> Beat:
+        """What there is to say now, for the time of that number."""
+        return Beat(beats, self.number, self.waits, self.place, self.calls, self.computed)
 
     def _is_in_call(self) -> bool:
         """Whether the innermost frame is in a call, and not at a jump that closes a loop."""
@@ -108,6 +143,11 @@ class SignsOfWork:
             return False
         code, at = self._leaf
         return at >= 0 and "JUMP" not in dis.opname[code.co_code[at]]
+
+
+def _read_own_seconds() -> float:
+    """Seconds that this process has computed, but for the thread that calls this."""
+    return time.process_time() - time.thread_time()
 
 
 def _read_peak_memory() -> int:

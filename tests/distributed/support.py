@@ -96,8 +96,11 @@ def run_ranks(script, backend, size, folder, *more):
             process.wait()
 
 
-def ranks(folder, backend, *commands):
-    """Run a command line in each rank as a launcher would, until all end: exit code and words."""
+def ranks(folder, backend, *commands, awaited=None):
+    """Run a command line in each rank as a launcher would, until all end: exit code and words.
+
+    awaited: the ranks whose end is waited for, None for all.
+    """
     ports = free_ports(len(commands))
     hosts = folder / f"hosts-{ports[0]}.json"
     hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in ports]))
@@ -119,8 +122,9 @@ def ranks(folder, backend, *commands):
                     text=True,
                 )
             )
-        said = [process.communicate(timeout=WAIT)[1] for process in started]
-        return [(one.returncode, words) for one, words in zip(started, said, strict=True)]
+        waited = started if awaited is None else [started[rank] for rank in awaited]
+        said = [process.communicate(timeout=WAIT)[1] for process in waited]
+        return [(one.returncode, words) for one, words in zip(waited, said, strict=True)]
     finally:
         for process in started:
             process.kill()

@@ -151,7 +151,8 @@ def long_run(corpus, tmp_path, request):
     where = {"NODES": "1", "GPUS": "2", "MEET": f"127.0.0.1:{port}", "RESTARTS": "2",
              "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}  # fmt: skip
     given = [hosts] if name == "mlx.sh" else []
-    more = ["--max-steps", "100000", "--save-every", "5", "--output", run]
+    # --force: the disk has no room for all of its checkpoints, and need not.
+    more = ["--max-steps", "100000", "--save-every", "5", "--force", "--output", run]
     process = subprocess.Popen(
         [*map(str, [CLUSTER / name, *given, *COMMON[1:], *more])],
         cwd=corpus,

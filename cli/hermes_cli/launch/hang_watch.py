@@ -6,12 +6,12 @@ they wait much longer, as a rank may have much to do that the others have not.
 
 import subprocess
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
+from hermes.distributed.hang_rules import HangRules
 from hermes.distributed.processor_time import read_seconds
-from hermes.distributed.signs_of_work import BUSY
-from hermes_cli.launch.pulse import Beat, get_pulse_path, read_beat
+from hermes.distributed.signs_of_work import BUSY, Beat
+from hermes_cli.launch.pulse import get_pulse_path, read_beat
 from hermes_cli.launch.worker_status import WorkerStatus
 
 __all__ = ["HangWatch", "is_stopped"]
@@ -19,28 +19,6 @@ __all__ = ["HangWatch", "is_stopped"]
 # Seconds beyond a run's limit: others notice who is stopped, but not before the first step.
 LEFT_TO_OTHERS = 5.0
 TICK = 1.0  # seconds between two looks
-
-
-@dataclass
-class _Seen:
-    """What was seen of a worker. idle, stopped: the ticks without a sign of work, and stopped."""
-
-    beat: Beat | None = None
-    computed: float = 0.0
-    idle: int = 0
-    stopped: int = 0
-
-    def add(self, beat: Beat | None, computed: float) -> None:
-        """Take note of a tick.
-
-        A worker that says nothing more may be in a call that keeps Python's lock: then it counts
-        whether the process computes.
-        """
-        before, self.beat = self.beat, beat
-        grown, self.computed = computed - self.computed, computed
-        is_new = before is None or beat is None or beat.signs != before.signs
-        is_mute = beat == before and grown >= BUSY * TICK
-        self.idle = 0 if is_new or is_mute else self.idle + 1
 
 
 class HangWatch:
@@ -51,49 +29,38 @@ class HangWatch:
 
     def __init__(self, folder: str, limit: float):
         self._folder, self._limit = folder, limit
-        self._seen: dict[int, _Seen] = {}
         self._ticked_at = 0.0
+        self.forget()
 
     def forget(self) -> None:
         """All workers are new."""
-        self._seen = {}
+        self._rules = HangRules(self._limit / TICK)
+        self._computed: dict[int, float] = {}
+        self._stopped: dict[int, int] = {}
 
     def find(self, running: list[WorkerStatus]) -> list[tuple[WorkerStatus, str]]:
         """Each worker that hangs, with what more is to be said of it; at most once in a tick."""
         if not self._limit or time.monotonic() - self._ticked_at < TICK:
             return []
         self._ticked_at = time.monotonic()
-        seen = {one.pid: self._seen.get(one.pid, _Seen()) for one in running}
-        self._seen = seen
+        said: dict[int, Beat | None] = {}
+        computes: dict[int, bool] = {}
         for one in running:
             beat = read_beat(get_pulse_path(self._folder, one.attempt, one.rank))
-            seen[one.pid].add(beat, read_seconds(one.pid) if beat else 0.0)
-            seen[one.pid].stopped = seen[one.pid].stopped + 1 if is_stopped(one.pid) else 0
-        limit = (self._limit + LEFT_TO_OTHERS) / TICK
-        found = [(one, "") for one in running if seen[one.pid].stopped > limit]
-        idle = [one for one in running if seen[one.pid].idle > self._limit / TICK]
-        waits = any(self._is_waiting(one) for one in idle)
-        # One that nobody waits for may be at what the others have done, but all cannot.
-        if waits or len(idle) == len(running):
-            while_what = " while others waited" if waits else ", nor did any other"
-            found += [
-                (one, self._describe(one, while_what))
-                for one in idle
-                if not self._is_waiting(one) and not seen[one.pid].stopped
-            ]
-        return found
-
-    def _is_waiting(self, one: WorkerStatus) -> bool:
-        beat = self._seen[one.pid].beat
-        return beat is not None and beat.waits
-
-    def _describe(self, one: WorkerStatus, while_what: str) -> str:
-        beat = self._seen[one.pid].beat
-        place = f" ({beat.place})" if beat else ""
-        return (
-            f": it did nothing for {self._limit:g} s before the first step{while_what}"
-            f"{place}; if it was at work, give a longer --peer-timeout"
-        )
+            said[one.pid] = beat
+            computed = read_seconds(one.pid) if beat else 0.0
+            computes[one.pid] = computed - self._computed.get(one.pid, 0.0) >= BUSY * TICK
+            self._computed[one.pid] = computed
+            ticks = self._stopped.get(one.pid, 0)
+            self._stopped[one.pid] = ticks + 1 if is_stopped(one.pid) else 0
+        self._rules.add(said, computes)
+        limit, hung = (self._limit + LEFT_TO_OTHERS) / TICK, self._rules.find()
+        found = [(one, "") for one in running if self._stopped[one.pid] > limit]
+        return found + [
+            (one, f": {hung[one.pid]}; if it was at work, give a longer --peer-timeout")
+            for one in running
+            if one.pid in hung and not self._stopped[one.pid]
+        ]
 
 
 def is_stopped(pid: int) -> bool:

@@ -2,26 +2,12 @@
 
 import json
 import threading
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
-from hermes.distributed.signs_of_work import SignsOfWork, count_beats
+from hermes.distributed.signs_of_work import Beat, SignsOfWork, count_beats
 
-__all__ = ["Beat", "Pulse", "get_pulse_path", "read_beat"]
-
-
-@dataclass(frozen=True)
-class Beat:
-    """What a worker says of itself.
-
-    beats: how often it has said so. signs: how often there was a sign of work. waits: whether it
-    is in a call that waits for the other ranks. place: what it does, and where in the code.
-    """
-
-    beats: int
-    signs: int
-    waits: bool
-    place: str
+__all__ = ["Pulse", "get_pulse_path", "read_beat"]
 
 
 def get_pulse_path(folder: str, attempt: int, rank: int) -> Path:
@@ -46,6 +32,7 @@ class Pulse:
 
     def start(self) -> None:
         """Begin: the other ranks are found."""
+        self._write(Beat(0, 0, "", "the start"))  # before anything can keep Python's lock
         self._thread.start()
 
     def stop(self) -> None:
@@ -58,7 +45,7 @@ class Pulse:
     def _run(self) -> None:
         main, signs = threading.main_thread().ident or 0, SignsOfWork()
         for beats in count_beats(signs, main, self._ended):
-            self._write(Beat(beats, signs.number, signs.waits, signs.place))
+            self._write(signs.get_beat(beats))
 
     def _write(self, beat: Beat) -> None:
         beside = self._path.with_suffix(".new")

@@ -1,0 +1,100 @@
+"""Which ranks hang before the first step is done, by what all of them say of themselves.
+
+After it a collective that takes longer than the run's limit tells. Before it a rank may have much
+to do that the others have not, so they wait much longer, and this decides.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from hermes.distributed.signs_of_work import OTHERS, RANKS, Beat
+
+__all__ = ["HangRules"]
+
+
+@dataclass
+class _Seen:
+    """What was seen of a rank, in ticks up to now.
+
+    idle: without a sign of work. still: nor did one call compute. waited: for the other ranks, and
+    computed nothing. silent: said nothing new.
+    """
+
+    beat: Beat | None = None
+    idle: int = 0
+    still: int = 0
+    waited: int = 0
+    silent: int = 0
+
+    def add(self, beat: Beat | None, computes: bool) -> None:
+        """Take note of a tick. computes: whether the process does, as seen from outside."""
+        before, self.beat = self.beat, beat
+        if before is None or beat is None:
+            self.idle = self.still = self.waited = self.silent = 0
+            return
+        is_mute = beat.beats == before.beats
+        # Who says nothing may be in a call that keeps Python's lock.
+        in_call = beat.calls != before.calls or (is_mute and computes)
+        has_sign = beat.signs != before.signs
+        is_waiting = beat.waits == RANKS and beat.computed == before.computed and not is_mute
+        self.silent = self.silent + 1 if is_mute else 0
+        self.idle = 0 if has_sign else self.idle + 1
+        self.still = 0 if has_sign or in_call else self.still + 1
+        self.waited = self.waited + 1 if is_waiting and not has_sign else 0
+
+
+class HangRules:
+    """Fed once a second, by `add`: a clock would go on while this process is stopped.
+
+    limit: seconds. Ranks are named by any number, such as that of their process.
+    """
+
+    def __init__(self, limit: float):
+        self._limit, self._seen = limit, dict[int, _Seen]()
+
+    def add(self, said: Mapping[int, Beat | None], computes: Mapping[int, bool]) -> None:
+        """Take note of what each rank said last, None before its first word or after its last."""
+        seen = {rank: self._seen.get(rank, _Seen()) for rank in said}
+        self._seen = seen
+        for rank, beat in said.items():
+            seen[rank].add(beat, computes.get(rank, False))
+
+    def find(self) -> dict[int, str]:
+        """Each rank that hangs, and how: what it did, what the others did, and where it is."""
+        limit, seen = f"for {self._limit:g} s before the first step", self._seen
+        waiting = {rank for rank, one in seen.items() if one.waited > self._limit}
+        if len(waiting) == len(seen) > 1:
+            return {
+                rank: self._say(rank, f"it waited {limit}, as did every other") for rank in seen
+            }
+        still = {rank for rank, one in seen.items() if one.still > self._limit}
+        # One that nobody waits for may be at what the others have done, but all cannot.
+        has_waiter = any(self._waits(rank) for rank in still)
+        found = {rank for rank in still if not self._waits(rank)}
+        if found and (has_waiter or len(still) == len(seen)):
+            others = " while others waited" if has_waiter else ", nor did any other"
+            return {rank: self._say(rank, f"it did nothing {limit}{others}") for rank in found}
+        if not waiting:
+            return {}
+        how = f"one call computed {limit} while others waited"
+        return {rank: self._say(rank, how) for rank in seen if self._is_in_call(rank)}
+
+    def find_silent(self) -> list[int]:
+        """Each rank that says nothing more for the limit while another waits as long."""
+        if not any(one.waited > self._limit for one in self._seen.values()):
+            return []
+        return [rank for rank, one in self._seen.items() if one.silent > self._limit]
+
+    def _waits(self, rank: int) -> bool:
+        beat = self._seen[rank].beat
+        return beat is not None and bool(beat.waits)
+
+    def _is_in_call(self, rank: int) -> bool:
+        """Whether a call computes for as long, and it is not another process that is waited for."""
+        one = self._seen[rank]
+        waits_else = one.beat is not None and one.beat.waits == OTHERS
+        return one.idle > self._limit > one.still and not waits_else
+
+    def _say(self, rank: int, how: str) -> str:
+        beat = self._seen[rank].beat
+        return how + (f" ({beat.place})" if beat else "")
