@@ -40,6 +40,7 @@ def test_a_signal_finishes_the_update_saves_and_says_how_to_go_on(here, call, nu
 WRITES = """
 import os, signal, sys, time
 from hermes_cli.launch.signals import Signals
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it would be ignored
 with Signals() as signals:
     signals.grace, signals.words = None, "stopping"
     os.write(1, b"ready")
