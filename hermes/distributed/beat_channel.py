@@ -83,17 +83,17 @@ class BeatChannel:
         self._said: dict[int, Beat | None] = dict.fromkeys(lines, FIRST)
         self._hung: dict[int, str] = {}
 
-    def exchange(self, beat: Beat) -> dict[int, Beat | None]:
+    def share(self, beat: Beat) -> dict[int, Beat | None]:
         """Tell of this rank, and read what others told; the last of each that is still there."""
         for rank, line in tuple(self._lines.items()):
             line.send(asdict(beat))
             for words in line.receive():
-                self._take(rank, words)
+                self._read(rank, words)
             if not line.is_open:
                 del self._lines[rank], self._said[rank]
         return {self._rank: beat, **self._said}
 
-    def _take(self, rank: int, words: dict[str, object]) -> None:
+    def _read(self, rank: int, words: dict[str, object]) -> None:
         try:
             if self._rank and isinstance(hung := words.get("hung"), dict):
                 self._hung = {int(one): str(how) for one, how in hung.items()}
@@ -135,7 +135,7 @@ def open_channel(
     connected = all_gather_text("yes" if line or server else "").count("yes")
     lines: dict[int, _Line] = {}
     if connected == size:
-        lines = {0: line} if line else _accept(server, token, size) if server else {}
+        lines = {0: line} if line else _await_ranks(server, token, size) if server else {}
     if server is not None:
         server.close()
     if len(lines) == (size - 1 if rank == 0 else 1):
@@ -183,7 +183,7 @@ def _connect(offer: Mapping[str, list[str]], rank: int) -> _Line | None:
     return None
 
 
-def _accept(server: socket.socket, token: str, size: int) -> dict[int, _Line]:
+def _await_ranks(server: socket.socket, token: str, size: int) -> dict[int, _Line]:
     """The other ranks' connections; whoever does not know the token is none."""
     lines: dict[int, _Line] = {}
     strangers: list[_Line] = []

@@ -69,8 +69,8 @@ class HangRules:
             }
         still = {rank for rank, one in seen.items() if one.still > self._limit}
         # One that nobody waits for may be at what the others have done, but all cannot.
-        has_waiter = any(self._waits(rank) for rank in still)
-        found = {rank for rank in still if not self._waits(rank)}
+        has_waiter = any(self._is_waiting(rank) for rank in still)
+        found = {rank for rank in still if not self._is_waiting(rank)}
         if found and (has_waiter or len(still) == len(seen)):
             others = " while others waited" if has_waiter else ", nor did any other"
             return {rank: self._say(rank, f"it did nothing {limit}{others}") for rank in found}
@@ -85,7 +85,7 @@ class HangRules:
             return []
         return [rank for rank, one in self._seen.items() if one.silent > self._limit]
 
-    def _waits(self, rank: int) -> bool:
+    def _is_waiting(self, rank: int) -> bool:
         beat = self._seen[rank].beat
         return beat is not None and bool(beat.waits)
 

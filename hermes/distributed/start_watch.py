@@ -56,7 +56,7 @@ class StartWatch:
             self._channel.close()
 
     def _look_at_all(self, channel: BeatChannel, beat: Beat) -> None:
-        self._rules.add(channel.exchange(beat), {})
+        self._rules.add(channel.share(beat), {})
         hung = channel.get_verdict()
         if not hung:
             limit = f"for {self._rank_info.timeout:g} s before the first step"

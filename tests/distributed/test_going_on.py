@@ -24,7 +24,8 @@ def test_a_run_goes_on_on_any_number_of_processes(corpus, tmp_path, how):
 
     more = ["--resume", "--grad-accum", 4, "--batch-size", 1, "--max-steps", 10, *quiet, *how]
     said = train(corpus, "--output", run, *more, code=1)
-    assert "(batch_size 2 x grad_accum 1 x 2 processes) and 8 here (1 x 4 x 2 processes)" in said
+    there = "--batch-size 2 x --grad-accum 1 x 2 processes"
+    assert f"({there}) and 8 here (1 x 4 x 2 processes)" in said
     said = train(corpus, "--output", run, "--allow-batch-change", *more)
     assert "from step 9 on a step takes 8 sequences instead of 4" in said
     assert [line["tokens"] // 16 for line in lines(run)][-3:] == [32, 40, 48]

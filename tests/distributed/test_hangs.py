@@ -464,15 +464,15 @@ def test_ranks_tell_each_other_how_they_are_until_one_leaves():
 import time
 first, second = opened[0], opened[1]
 for k in range(1, 4):
-    second.exchange(Beat(k, k, "ranks", "here")); time.sleep(0.05)
-    told = first.exchange(Beat(k, 7, "", "there")); time.sleep(0.05)
+    second.share(Beat(k, k, "ranks", "here")); time.sleep(0.05)
+    told = first.share(Beat(k, 7, "", "there")); time.sleep(0.05)
 assert told[1] == Beat(3, 3, "ranks", "here"), told
-assert second.exchange(Beat(4, 4, "", "x"))[0] == Beat(3, 7, "", "there")
+assert second.share(Beat(4, 4, "", "x"))[0] == Beat(3, 7, "", "there")
 assert first.names[1].startswith("host ")
-first.tell({1: "it hung"}); time.sleep(0.05); second.exchange(Beat(5, 5, "", "x"))
+first.tell({1: "it hung"}); time.sleep(0.05); second.share(Beat(5, 5, "", "x"))
 assert second.get_verdict() == {1: "it hung"}
 second.close(); time.sleep(0.05)
-assert list(first.exchange(Beat(9, 9, "", "x"))) == [0]
+assert list(first.share(Beat(9, 9, "", "x"))) == [0]
 """
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
