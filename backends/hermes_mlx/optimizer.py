@@ -34,7 +34,6 @@ Arrays = dict[str, Array]
 # By slot and name; codes and exponents where they have 8 bits.
 Kept = dict[str, dict[str, Any]]
 
-
 # Numbers of a matrix that are updated at a time on a CPU, where each operation makes a whole array,
 # and up to ten are made ahead of their results.
 UPDATED_AT_ONCE = 1 << 17
@@ -155,7 +154,7 @@ class Optimizer:
         return [(begin, min(begin + size, rows)) for begin in range(0, rows, size)]
 
     def _update_rows(
-        self, rows: "_Rows", scale: Array, scalars: Sequence[Array], applied: Array
+        self, rows: _Rows, scale: Array, scalars: Sequence[Array], applied: Array
     ) -> tuple[Array, dict[str, Any]]:
         """New weights of a tensor's rows, and what is kept of them, by slot."""
         # Moments in a shorter type are computed in that of the weights, and rounded at the end.

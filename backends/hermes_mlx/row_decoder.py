@@ -170,9 +170,8 @@ class RowDecoder:
         current = self._layout.plan(rows, tokens, counts)
         self._cache.begin(current)
         ctx = runtime.use_context(RowContext(runtime.tables, runtime.dtype, self._cache))
-        x = runtime.module.model(
-            runtime.to_device(tokens) if ids is None else ids, ctx
-        )  # (B, T, C)
+        ids = runtime.to_device(tokens) if ids is None else ids
+        x = runtime.module.model(ids, ctx)  # (B, T, C)
         last = runtime.to_device(current.counts - 1)
         x = x[mx.arange(len(rows)), last]
         self._layout.finish(current)

@@ -5,7 +5,7 @@ byte-order mark at the start of a file is dropped, and with one document a line 
 """
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -113,21 +113,22 @@ def read_documents(
     """
     text_format = TextFormat(text_field, file_format, documents, no_header)
     chosen = [(path, choose_format(path, text_format)) for path in expand_paths(paths)]
-    return _read_all(chosen, text_format, bad)
+    found = (one for path, kind in chosen for one in read_file(path, kind, text_format, bad=bad))
+    return require_text(found, [name_source(path) for path, _ in chosen], bad)
 
 
-def _read_all(
-    chosen: list[tuple[Path, str]], text_format: TextFormat, bad: BadRecords | None
+def require_text(
+    documents: Iterable[Document], names: Sequence[str], bad: BadRecords | None
 ) -> Iterator[Document]:
+    """Yield the documents of sources with these names. Raises DataError where there is none."""
     empty = True
-    for path, kind in chosen:
-        for document in read_file(path, kind, text_format, bad=bad):
-            empty = False
-            yield document
+    for document in documents:
+        empty = False
+        yield document
     if empty:
         if bad is not None:
             bad.check()
-        raise DataError(describe_textless([name_source(path) for path, _ in chosen]))
+        raise DataError(describe_textless(names))
 
 
 # Endings of files that are no text, and would be read as one by mistake.

@@ -14,8 +14,9 @@ from hermes.data.document_reader import (
     choose_format,
     read_documents,
     read_file,
+    require_text,
 )
-from hermes.data.files import Paths, describe_textless, expand_paths
+from hermes.data.files import Paths, expand_paths
 from hermes.data.prepared.cache import (
     CACHED_FROM,
     can_write_cache,
@@ -177,7 +178,9 @@ class _SourceReading:
 
     def read(self) -> Iterator[Document]:
         """Yield the documents of all sources in order. Raises DataError, StorageError."""
-        empty = True
+        return require_text(self._read_all(), [source.name for source in self._sources], self._bad)
+
+    def _read_all(self) -> Iterator[Document]:
         for source in self._sources:
             meter, files = ReadMeter(source, self._format.documents), list[CountingFile]()
             self._meters.append(meter)
@@ -196,12 +199,7 @@ class _SourceReading:
             )
             for one in documents:
                 meter.add(len(one.text.encode()), files[0] if files else None)
-                empty = False
                 yield one
-        if empty:
-            if self._bad is not None:
-                self._bad.check()
-            raise DataError(describe_textless([source.name for source in self._sources]))
 
     def count_read(self) -> int:
         """Count the bytes of the sources that the documents so far are from."""

@@ -18,12 +18,11 @@ from contextlib import suppress
 from dataclasses import asdict
 
 from hermes.distributed.process_group import RankInfo
-from hermes.distributed.signs_of_work import Beat
+from hermes.distributed.signs_of_work import FIRST_BEAT, Beat
 
 __all__ = ["BeatChannel", "open_channel"]
 
 PATIENCE = 5.0  # seconds to connect, and to say who one is
-FIRST = Beat(0, 0, "", "the start")  # of a rank that has said nothing yet
 STRANGERS = 128  # who may knock at the port beside the ranks, before anybody is let in
 MOST = 65_536  # bytes that wait for the end of a line, or to be sent
 
@@ -80,7 +79,7 @@ class BeatChannel:
     def __init__(self, rank: int, lines: Mapping[int, _Line], names: list[str]):
         self.names = names
         self._rank, self._lines = rank, dict(lines)
-        self._said: dict[int, Beat | None] = dict.fromkeys(lines, FIRST)
+        self._said: dict[int, Beat | None] = dict.fromkeys(lines, FIRST_BEAT)
         self._hung: dict[int, str] = {}
 
     def share(self, beat: Beat) -> dict[int, Beat | None]:

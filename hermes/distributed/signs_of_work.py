@@ -17,7 +17,7 @@ from types import CodeType, FrameType
 from hermes.distributed.processor_time import read_descendants_seconds
 from hermes.stages import get_last_report
 
-__all__ = ["BEAT", "BUSY", "OTHERS", "RANKS", "Beat", "SignsOfWork", "count_beats"]
+__all__ = ["BEAT", "BUSY", "FIRST_BEAT", "OTHERS", "RANKS", "Beat", "SignsOfWork", "count_beats"]
 
 SAMPLE = 0.1  # seconds between two looks at where the watched thread is
 BEAT = 1.0  # seconds between two counts
@@ -54,6 +54,9 @@ class Beat:
     place: str
     calls: int = 0
     computed: int = 0
+
+
+FIRST_BEAT = Beat(0, 0, "", "the start")  # of a rank that has said nothing yet
 
 
 def count_beats(signs: "SignsOfWork", thread: int, ended: threading.Event) -> Iterator[int]:

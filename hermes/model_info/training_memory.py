@@ -125,13 +125,14 @@ class _Step:
         trained = set(list_trainable(spec, recipe))
         self.accumulates = recipe.grad_accum > 1
         self.state = count_state_bytes(spec, recipe, self.master)
-        split = placement.copies
-        updates = Updates(
-            recipe.optimizer.moments, recipe.ema > 0, self.master, split, placement.device
-        )
-        self.updating = count_update_bytes(table, choose_update_rules(spec, recipe), updates)
         if placement.backend == "mlx" and placement.device == "cpu":
             self.updating = count_mlx_update_bytes(spec, recipe, table, self.master)
+        else:
+            split = placement.copies
+            updates = Updates(
+                recipe.optimizer.moments, recipe.ema > 0, self.master, split, placement.device
+            )
+            self.updating = count_update_bytes(table, choose_update_rules(spec, recipe), updates)
         self.all_weights = sum(tensor.size for tensor in table.values())
         self.trained = sum(table[name].size for name in trained)
         self.layer_weights = [0] * spec.num_layers

@@ -29,13 +29,13 @@ class Watched:
         begin, choose, advance = decoder.begin_choice, decoder.choose, decoder.advance
         told = self.told
 
-        def begin_noted(at, *rest):
+        def note_and_begin(at, *rest):
             number = sum(one[0] == "begin" for one in told)
             told.append(("begin", tuple(at)))
             read = begin(at, *rest)
             return lambda: told.append(("read", number)) or read()
 
-        decoder.begin_choice = begin_noted
+        decoder.begin_choice = note_and_begin
         decoder.choose = lambda at, *rest: told.append(("choose", tuple(at))) or choose(at, *rest)
         decoder.advance = lambda at, *rest: (
             told.append(("advance", tuple(at))) or advance(at, *rest)

@@ -73,6 +73,10 @@ def test_rows_are_updated_as_the_whole_tensor_is(name, moments, monkeypatch):
     assert found[0] == found[1]
 
 
+def test_a_plan_counts_as_many_numbers_at_a_time_as_are_updated():
+    assert mlx_update_memory.UPDATED_AT_ONCE == optimizer.UPDATED_AT_ONCE
+
+
 def test_moments_in_8_bits_take_less_memory_than_wide_ones_while_they_are_updated():
     spec, peaks = mal.edit_all(make_spec(1), {"hidden_size": "64", "vocab_size": "16000"}), []
     for moments in ("float32", "bfloat16", "float8"):

@@ -306,12 +306,12 @@ def test_each_loss_is_read_before_the_next_step_is_limited_by_it():
     world = World(losses={made: 1.0 + made % 2 for made in range(60)} | {13: 90.0})
     limits, step = [], world.step
 
-    def take_limited(batch, lr):
+    def note_limit_and_step(batch, lr):
         limits.append(batch.loss_limit)
         report = step(batch, lr)
         return replace(report, applied=float(report.loss.value <= batch.loss_limit))
 
-    world.step = take_limited
+    world.step = note_limit_and_step
     guard = make_guard(text="skip:2")
     events = list(world.run(20, log_every=5, evaluates=False, guard=guard))
     known = [loss for made, loss in sorted(world.losses.items()) if made not in (0, 13)]

@@ -5,7 +5,7 @@ import threading
 from dataclasses import asdict
 from pathlib import Path
 
-from hermes.distributed.signs_of_work import Beat, SignsOfWork, count_beats
+from hermes.distributed.signs_of_work import FIRST_BEAT, Beat, SignsOfWork, count_beats
 
 __all__ = ["Pulse", "get_pulse_path", "read_beat"]
 
@@ -32,7 +32,7 @@ class Pulse:
 
     def start(self) -> None:
         """Begin: the other ranks are found."""
-        self._write(Beat(0, 0, "", "the start"))  # before anything can keep Python's lock
+        self._write(FIRST_BEAT)  # before anything can keep Python's lock
         self._thread.start()
 
     def stop(self) -> None:

@@ -48,7 +48,7 @@ def _report_earlier(reports):
     return replace(reports[-1], **{name: getattr(earlier, name) for name in names})
 
 
-def _read_unfinished(patcher: Patcher) -> None:
+def _skip_waiting(patcher: Patcher) -> None:
     """A copy is read without waiting for it."""
 
     def wrap(original):
@@ -108,7 +108,7 @@ FAULTS = (
         PART,
         LAW,
         CASE,
-        _read_unfinished,
+        _skip_waiting,
         "torch",
         play_late_copies,
     ),

@@ -1,0 +1,118 @@
+"""What a rank shows of its work before the first step, and what it says of it."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+
+from hermes.distributed.processor_time import (
+    _parse_time,
+    read_descendants_seconds,
+    read_seconds,
+)
+from hermes.distributed.signs_of_work import BEAT, SignsOfWork
+from hermes.stages import report_stage
+from hermes_cli.launch.pulse import Pulse, get_pulse_path, read_beat
+from tests.distributed.support import WAIT
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def beat_of(signs, seconds=0.6):
+    """The number of signs and calls after so long, seen as a worker's own thread sees them."""
+    main, before = threading.main_thread().ident, signs.number + signs.calls
+    end, period = time.monotonic() + seconds, time.monotonic()
+    while time.monotonic() < end:
+        time.sleep(0.05)
+        signs.add_frame(sys._current_frames()[main])
+    signs.add_period(time.monotonic() - period)
+    return signs.number + signs.calls - before
+
+
+def watch_while(work, seconds=0.8, periods=1):
+    """The fewest signs there are of WORK, called again and again, in one of so many periods."""
+    counts, ended = [], threading.Event()
+
+    def look():
+        signs = SignsOfWork()
+        beat_of(signs, 1.0)
+        while len(counts) < periods and 0 not in counts:
+            counts.append(beat_of(signs, seconds))
+        ended.set()
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    while not ended.is_set():
+        work()
+    thread.join()
+    return min(counts)
+
+
+LOOPS = """
+import time
+from tests.distributed.test_signs_of_work import watch_while
+def loop():
+    n = 1
+    for _ in range(10_000):
+        n = n * n % 7919 + 1
+print(watch_while(loop, periods=5), watch_while(lambda: time.sleep(0.01), periods=5))
+"""
+
+
+def test_a_loop_of_python_and_one_that_sleeps_show_no_work():
+    """In a process of their own: this one has threads and children that work meanwhile."""
+    done = subprocess.run(
+        [sys.executable, "-c", LOOPS], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["0", "0"], done.stderr
+
+
+def test_stages_memory_calls_and_children_show_work():
+    numbers, kept = iter(range(10**9)), []
+    assert watch_while(lambda: (report_stage("reading", next(numbers)), time.sleep(0.01))) > 0
+    report_stage("")
+    assert watch_while(lambda: (kept.append(np.ones(300_000)), time.sleep(0.01))) > 0
+    square = np.ones((2000, 2000))
+    assert watch_while(lambda: square @ square, 1.2) > 0
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as child:
+        assert watch_while(lambda: time.sleep(0.01)) > 0
+        child.kill()
+
+
+def test_processor_time_of_others_is_counted():
+    before = read_descendants_seconds()
+    words = [sys.executable, "-c", "import os, subprocess, sys; "]
+    words[2] += "subprocess.run([sys.executable, '-c', 'while True: pass'])"
+    with subprocess.Popen(words, start_new_session=True) as child:
+        end_at = time.monotonic() + WAIT
+        while read_descendants_seconds() < before + 0.3:
+            assert time.monotonic() < end_at
+        os.killpg(child.pid, 9)
+    assert read_seconds(os.getpid()) > 0
+    assert read_seconds(child.pid) == 0
+    assert [_parse_time(text) for text in ("1:02.50", "1:00:00", "2-00:00:01")] == [
+        62.5,
+        3600,
+        172_801,
+    ]
+
+
+def test_a_pulse_is_a_file_until_the_first_step_is_done(tmp_path):
+    path = get_pulse_path(tmp_path, 0, 1)
+    pulse = Pulse(path)
+    assert read_beat(path) is None
+    pulse.start()
+    end_at = time.monotonic() + WAIT
+    assert read_beat(path).beats == 0
+    while read_beat(path).beats == 0:
+        assert time.monotonic() < end_at
+        time.sleep(0.01)
+    assert "test_signs_of_work.py" in read_beat(path).place
+    assert read_beat(path).waits == ""
+    pulse.stop()
+    time.sleep(1.5 * BEAT)
+    assert not list(tmp_path.iterdir())
