@@ -68,7 +68,8 @@ def test_a_mistake_in_an_option_is_one_line(here, call, changes, code, message):
         ("latin.txt", b"caf\xe9 au lait",
          "latin.txt:1: not UTF-8 at byte 3 (0xe9); convert it to UTF-8"),
         ("a.jsonl", b'{"text": "one"}\n{"body": "two"}\n',
-         "a.jsonl:2: no text field 'text', only 'body'; name the one that holds text"),
+         "a.jsonl:2: no text field 'text', only 'body'; name the one that holds text; "
+         "--skip-bad-records leaves such records out"),
         ("short.txt", b"the cat",
          "the text has {n} tokens; 1 sequence of 16 needs 17: give more text or a shorter "
          "--seq-len"),
