@@ -16,7 +16,8 @@ from hermes.errors import HermesError
 from hermes.serving.served_model import Limits
 from hermes_torch.row_decoder import RowDecoder
 
-LONG = {"prompt": "the cat", "max_tokens": 100, "temperature": 1, "logit_bias": {}}
+# min_tokens: a sampled EOS must not end the text before what is tested has happened
+LONG = {"prompt": "the cat", "max_tokens": 100, "min_tokens": 20, "temperature": 1}
 
 
 def wait_until(holds, seconds=30):
