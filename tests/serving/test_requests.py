@@ -17,7 +17,8 @@ from hermes.serving.served_model import Limits
 from hermes_torch.row_decoder import RowDecoder
 
 # min_tokens: a sampled EOS must not end the text before what is tested has happened
-LONG = {"prompt": "the cat", "max_tokens": 100, "min_tokens": 20, "temperature": 1}
+LONG = {"prompt": "the cat", "max_tokens": 100, "min_tokens": 100, "temperature": 1}
+SHORTER = {**LONG, "max_tokens": 30, "min_tokens": 30}
 
 
 def wait_until(holds, seconds=30):
@@ -103,11 +104,11 @@ def test_the_api_needs_the_key_and_health_does_not(make_server):
 def test_a_client_that_goes_away_frees_its_row(make_server):
     server = make_server(rows=1)
     engine = server.model.engine
-    slow = engine.step
+    plain, steps = engine.step, []
 
     def step():
-        time.sleep(0.02)
-        return slow()
+        steps.append(time.sleep(0.02))
+        return plain()
 
     engine.step = step
     for streams in (True, False):
@@ -118,9 +119,9 @@ def test_a_client_that_goes_away_frees_its_row(make_server):
                 + str(len(body)).encode() + b"\r\n\r\n" + body
             )  # fmt: skip
             wait_until(lambda: engine.num_running == 1)
-        began = time.monotonic()
+        steps.clear()
         wait_until(lambda: engine.num_running == 0)
-        assert time.monotonic() - began < 1.5  # the whole text takes two seconds
+        assert len(steps) < 75  # the whole text takes 100
 
 
 def test_a_full_queue_is_said_with_429(make_server):
@@ -136,7 +137,7 @@ def test_a_full_queue_is_said_with_429(make_server):
     async def ask():
         async with httpx.AsyncClient(timeout=60) as client:
             return await asyncio.gather(*[
-                client.post(f"{server.address}/v1/completions", json={**LONG, "max_tokens": 20})
+                client.post(f"{server.address}/v1/completions", json=SHORTER)
                 for _ in range(8)
             ])  # fmt: skip
 
@@ -176,7 +177,7 @@ def test_the_end_waits_for_answers_under_way(make_server):
     async def ask():
         async with httpx.AsyncClient(timeout=60) as client:
             asked = asyncio.create_task(
-                client.post(f"{server.address}/v1/completions", json={**LONG, "max_tokens": 40})
+                client.post(f"{server.address}/v1/completions", json=SHORTER)
             )
             while server.model.engine.num_running == 0:
                 await asyncio.sleep(0.01)
