@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hermes.api import backend, load_spec, train, train_tokenizer
+    from hermes.api import backend, load_spec, train
     from hermes.api_data import (
         PrepareResult,
         ShownDocument,
@@ -22,11 +22,13 @@ if TYPE_CHECKING:
         verify_data,
     )
     from hermes.api_evaluation import EvalResult, evaluate
-    from hermes.api_finetuning import dpo, finetune, sft
+    from hermes.api_finetuning import finetune, sft
     from hermes.api_generation import chat, generate
     from hermes.api_models import ConvertResult, convert, merge
     from hermes.api_planning import make_recipe, plan
+    from hermes.api_preferences import dpo
     from hermes.api_serving import serve
+    from hermes.api_tokenizer import train_tokenizer
     from hermes.api_tracing import ShownSample, show_step, trace_document, trace_step
     from hermes.api_watching import plot, watch
     from hermes.errors import HermesError
@@ -85,7 +87,8 @@ __all__ = [
 
 _HOMES = {
     "errors": ("HermesError",),
-    "api": ("backend", "load_spec", "train", "train_tokenizer"),
+    "api": ("backend", "load_spec", "train"),
+    "api_tokenizer": ("train_tokenizer",),
     "api_data": (
         "PrepareResult",
         "ShownDocument",
@@ -99,7 +102,8 @@ _HOMES = {
     "api_watching": ("plot", "watch"),
     "api_tracing": ("ShownSample", "show_step", "trace_document", "trace_step"),
     "api_evaluation": ("EvalResult", "evaluate"),
-    "api_finetuning": ("dpo", "finetune", "sft"),
+    "api_finetuning": ("finetune", "sft"),
+    "api_preferences": ("dpo",),
     "api_generation": ("chat", "generate"),
     "api_models": ("ConvertResult", "convert", "merge"),
     "model": ("GeneratedText", "Model"),

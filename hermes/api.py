@@ -1,4 +1,4 @@
-"""The public functions that make a run, an architecture or a tokenizer.
+"""The public functions that open a backend, read an architecture, and train from scratch.
 
 The command line calls them. Arguments have the names and defaults of the command's options. They
 are checked and converted before anything is read, and NumPy's numbers are taken as Python's.
@@ -14,27 +14,23 @@ from signal import SIGINT
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from hermes import mal
-from hermes.arguments import Call, convert_arguments, name_arguments, name_own_arguments
-from hermes.data import expand_paths
+from hermes.arguments import Call, convert_arguments, name_arguments
 from hermes.data.bad_records import BadRecords
-from hermes.data.document_reader import TextFormat
 from hermes.distributed.agreement import all_or_none
 from hermes.errors import HermesError, Interrupted
 from hermes.finetuning.options import apply_run_settings, make_text_request
 from hermes.interface import Backend, choose_backend
 from hermes.recipe import LossScaling, OptimizerRecipe
 from hermes.spec import ModelSpec
-from hermes.stages import report_stage, show_stages
+from hermes.stages import show_stages
 from hermes.storage.log_file import LogFile
 from hermes.tasks.rounds import choose_rounds
-from hermes.tokenizer import SPECIAL_TOKENS, Tokenizer
-from hermes.tokenizer.training import Settings
+from hermes.tokenizer import Tokenizer
 from hermes.training.events import Event
 from hermes.training.exhaustion import explain_training_memory
 from hermes.training.host import RunHost, join_host
 from hermes.training.interrupts import DeferredInterrupt
 from hermes.training.new_tokenizer import (
-    TokenizerTraining,
     choose_tokenizer,
     save_new_tokenizer,
 )
@@ -60,7 +56,6 @@ __all__ = [
     "return_false",
     "run_to_end",
     "train",
-    "train_tokenizer",
 ]
 
 P = ParamSpec("P")
@@ -120,51 +115,6 @@ def backend(name: str = "auto") -> Backend:
     Raises MissingBackend, with what to install.
     """
     return choose_backend(name)
-
-
-@name_own_arguments
-def train_tokenizer(
-    inputs: str | Path | Sequence[str | Path],
-    *,
-    vocab_size: int = 32_000,
-    model_type: str = "bpe",
-    byte_fallback: bool = False,
-    preset: str | None = None,
-    normalize_nfc: bool = False,
-    fold_ascii: bool = False,
-    text_field: str = "text",
-    file_format: str | None = None,
-    documents: str = "file",
-    no_header: bool = False,
-    skip_bad_records: bool = False,
-    max_bad_records: float = 0.01,
-    special_tokens: Sequence[str] = SPECIAL_TOKENS,
-) -> Tokenizer:
-    """Train a tokenizer, byte-level BPE by default, on text in any form that `train` reads.
-
-    model_type: 'bpe', which with byte_fallback merges characters instead of bytes, or 'unigram';
-    those of characters are SentencePiece's. preset: how byte-level BPE splits text before merging,
-    'llama-bpe' (the default), 'gpt-2' or 'qwen2'. special_tokens: the names of all of them. Raises
-    DataError.
-    """
-    values = convert_arguments(train_tokenizer, locals())
-    bad = BadRecords(values["max_bad_records"]) if skip_bad_records else None
-    report_stage("training a tokenizer")
-    training = TokenizerTraining(
-        TextFormat(text_field, file_format, documents, no_header),
-        Settings(
-            vocab_size=values["vocab_size"],
-            model_type=values["model_type"],
-            byte_fallback=values["byte_fallback"],
-            preset=preset,
-            normalize_nfc=values["normalize_nfc"],
-            fold_ascii=values["fold_ascii"],
-            special_tokens=tuple(special_tokens),
-        ),
-    )
-    learned = training.train(expand_paths(inputs), bad)
-    report_stage("")
-    return learned
 
 
 @bind_call

@@ -32,6 +32,8 @@ FLOORS = {
             "api_generation",
             "api_models",
             "api_planning",
+            "api_preferences",
+            "api_tokenizer",
             "api_tracing",
         },
         {"api_serving", "api_watching"},

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 
-from hermes.api import train_tokenizer
+from hermes.api_tokenizer import train_tokenizer
 from hermes.checkpoint import list_steps, open_checkpoint, verify
 from hermes.training.events import MEASURED
 from hermes_cli.main import run as hermes

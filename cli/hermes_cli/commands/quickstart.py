@@ -58,7 +58,7 @@ def quickstart(output: Path) -> None:
     backends with those of a float64 reference. A CPU is enough.
     """
     from hermes import mal
-    from hermes.api import train_tokenizer
+    from hermes.api_tokenizer import train_tokenizer
 
     first, second = _choose_backends()
     _clear(output)

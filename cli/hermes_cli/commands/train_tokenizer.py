@@ -41,7 +41,7 @@ def train_tokenizer(
     A manifest is written beside the tokenizer, with the hashes of the input files, the settings and
     the versions of the software. A tokenizer that is there with a manifest that fits is kept.
     """
-    from hermes.api import train_tokenizer as train
+    from hermes.api_tokenizer import train_tokenizer as train
     from hermes.data import expand_paths, spool
     from hermes.data.document_reader import TextFormat
     from hermes.tokenizer import SPECIAL_TOKENS, Tokenizer, save_split
