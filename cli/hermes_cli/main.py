@@ -17,6 +17,7 @@ from typing import TextIO
 
 import click
 
+from hermes.arguments import keep_option_names
 from hermes.distributed.environment import OWN, read_rank_info
 from hermes.distributed.process_group import exit_without_teardown
 from hermes.errors import (
@@ -217,6 +218,7 @@ def run(
                 _open_stage_display(tell, signals) as stages,
                 show_stages(stages.show),
                 show_headings(show_heading),
+                keep_option_names(),
                 hermes.make_context(
                     "hermes", list(arguments), obj=call, color=_choose_color()
                 ) as context,

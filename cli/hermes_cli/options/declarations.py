@@ -3,13 +3,14 @@
 import inspect
 from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
 
 from hermes import mal
-from hermes.arguments import SHORT_NAMES, keep_option_names
+from hermes.arguments import SHORT_NAMES
 from hermes.errors import HermesError, SpecError
 from hermes.options import COMMANDS, GROUPS, Argument, Option, get_options
 from hermes.options.option import GROUP_OF_REST
@@ -101,12 +102,35 @@ def _complete_model(
     return found or [CompletionItem(begun, type="file")]
 
 
+class TableContext(click.Context):
+    """A call of a TableCommand: errors of the library that leave it speak of its options.
+
+    Not by a block around `invoke`, which would be one more call on the way to what the command
+    does.
+    """
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None:
+        # A model's own fields may have the name of an option. Click enters a context once more to
+        # call the command, and naming what is named changes nothing.
+        if isinstance(error, HermesError) and not isinstance(error, SpecError):
+            found = [one for one in self.command.params if isinstance(one, TableOption)]
+            options = {one.entry.name: one.entry for one in found}
+            error.args = (name_options(str(error), options), *error.args[1:])
+        return super().__exit__(kind, error, traceback)
+
+
 class TableCommand(click.Command):
     """A command whose --help shows its arguments, and its options under headings.
 
-    grouped: whether the options stand under the headings of their groups. Errors of the library
-    that speak of its arguments speak of the options here.
+    grouped: whether the options stand under the headings of their groups.
     """
+
+    context_class = TableContext
 
     def __init__(self, name: str, *, grouped: bool, **settings: Any):
         super().__init__(name, **settings)
@@ -118,18 +142,6 @@ class TableCommand(click.Command):
             return super().parse_args(ctx, args)
         except click.UsageError as error:
             error.ctx = error.ctx or ctx
-            raise
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the command."""
-        try:
-            with keep_option_names():
-                return super().invoke(ctx)
-        except HermesError as error:
-            options = {p.entry.name: p.entry for p in self.params if isinstance(p, TableOption)}
-            # A model's own fields may have the name of an option.
-            if not isinstance(error, SpecError):
-                error.args = (name_options(str(error), options), *error.args[1:])
             raise
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
