@@ -111,6 +111,34 @@ def test_a_librarys_pool_of_processes_ends_itself_and_not_the_command():
     assert (done.stdout, done.stderr, done.returncode) == ("False\n", "", 0)
 
 
+BLOCKS = """
+import os, signal
+from hermes_cli.launch.signals import Signals
+register, registered = os.register_at_fork, []
+def count(**functions):
+    registered.append(functions)
+    register(**functions)
+os.register_at_fork = count
+before = signal.getsignal(signal.SIGTERM)
+for _ in range(3):
+    with Signals() as signals:
+        if (child := os.fork()) == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os._exit(1)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), signals.has_come())
+if (child := os.fork()) == 0:
+    os._exit(signal.getsignal(signal.SIGTERM) != before)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), len(registered))
+"""
+
+
+def test_forked_processes_leave_each_block_and_python_is_asked_for_it_once():
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", BLOCKS], capture_output=True, text=True, timeout=60
+    )
+    assert (done.stdout, done.stderr) == ("-15 False\n" * 3 + "0 1\n", "")
+
+
 @pytest.mark.parametrize("name", ["info", "train-tokenizer", "generate"])
 def test_a_signal_while_python_imports_ends_a_command_with_one_line(here, name):
     words = {

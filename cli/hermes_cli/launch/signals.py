@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from types import FrameType
 from typing import Any
 
@@ -75,7 +76,6 @@ class Signals:
         self._claimed = threading.Lock()
         self._code, self._finished = INTERRUPTED, False
         self._before: dict[int, Any] = {}
-        self._is_open = False
 
     def has_come(self) -> bool:
         """Whether a signal came."""
@@ -124,25 +124,24 @@ class Signals:
         caught = [one for one in CAUGHT if not (ignored and one == signal.SIGHUP)]
         threading.Thread(target=self._watch, name="signals", daemon=True).start()
         self._before = {number: signal.signal(number, self._handle) for number in caught}
-        self._is_open = True
-        os.register_at_fork(after_in_child=self._leave_child)
+        _register_at_fork()
+        _OPEN.append(self)
         return self
 
-    def _leave_child(self) -> None:
+    def leave_child(self) -> None:
         """Let signals end a forked process at once, and without a word.
 
         It has the pipe, too: a library that ends its workers by SIGTERM would end the command, and
         they would go on.
         """
-        if self._is_open:
-            signal.set_wakeup_fd(-1)
-            for number in self._before:
-                signal.signal(number, signal.SIG_DFL)
+        signal.set_wakeup_fd(-1)
+        for number in self._before:
+            signal.signal(number, signal.SIG_DFL)
 
     def __exit__(self, *error: object) -> None:
         if self._finished:
             return  # to the last moment of the program
-        self._is_open = False
+        _OPEN.remove(self)
         for number, handler in self._before.items():
             last = self.has_come() and number == signal.SIGHUP
             signal.signal(number, signal.SIG_IGN if last else handler)
@@ -198,3 +197,17 @@ class Signals:
         elif not self._finished:
             time.sleep(LAST_WORD)
         os._exit(self._code)
+
+
+_OPEN: list[Signals] = []  # the blocks that this process is in
+
+
+@cache
+def _register_at_fork() -> None:
+    """Have forked processes leave the open blocks; once, since Python forgets no such function."""
+    os.register_at_fork(after_in_child=_leave_child)
+
+
+def _leave_child() -> None:
+    for signals in _OPEN:
+        signals.leave_child()
