@@ -13,13 +13,13 @@ from pathlib import Path
 from signal import SIGINT
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from hermes import mal
 from hermes.arguments import Call, convert_arguments, name_arguments
 from hermes.data.bad_records import BadRecords
 from hermes.distributed.agreement import all_or_none
 from hermes.errors import HermesError, Interrupted
 from hermes.finetuning.options import apply_run_settings, make_text_request
 from hermes.interface import Backend, choose_backend
+from hermes.interop.architecture import read_architecture
 from hermes.recipe import LossScaling, OptimizerRecipe
 from hermes.spec import ModelSpec
 from hermes.stages import show_stages
@@ -102,11 +102,12 @@ def bind_call(function: Callable[Concatenate[Call, P], R]) -> Callable[P, R]:
 
 
 def load_spec(source: str | Path) -> ModelSpec:
-    """An architecture: a bundled name, a MAL file, a checkpoint's folder, or MAL text.
+    """An architecture: a bundled name, a MAL file or text, or that of a model or run.
 
-    Raises MalError and HermesError.
+    A model is a checkpoint, a Hugging Face folder or its config.json, a file of weights with its
+    configuration beside it, or hf://OWNER/REPO. Raises MalError and HermesError.
     """
-    return mal.load(source)
+    return read_architecture(source)
 
 
 def backend(name: str = "auto") -> Backend:
@@ -308,7 +309,9 @@ def _make_train_request(call: Call, host: RunHost) -> RunRequest:
     resuming = resuming or call["cooldown_from"] is not None
     model, spec = call["model"], None
     if not resuming or call.has_given("model"):
-        spec = model if isinstance(model, ModelSpec) else load_spec(model)
+        if not isinstance(model, ModelSpec):
+            model = read_architecture(model, call["ignore_fields"])
+        spec = model
     return make_request(
         call,
         host,

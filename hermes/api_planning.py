@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hermes import mal
 from hermes.arguments import convert_arguments
 from hermes.errors import HermesError
 from hermes.interface import SHORT_NAMES, detect_default_backend, find_backend
+from hermes.interop.architecture import read_architecture
 from hermes.model_info.activations import BYTES_OF
 from hermes.model_info.datasheets import Datasheet
 from hermes.model_info.hardware import UTILIZATION, find_hardware, measure_flops
@@ -64,7 +64,7 @@ def plan(
     price_per_hour: of all of them. watts: of one device. Raises HermesError.
     """
     a = convert_arguments(plan, locals())
-    spec = model if isinstance(model, ModelSpec) else mal.load(model)
+    spec = model if isinstance(model, ModelSpec) else read_architecture(model)
     device = None if hardware is None else find_hardware(hardware)
     if precision == "auto":  # as a run on that device chooses it
         precision = "float32" if device is None or device.device == "cpu" else "bfloat16"
@@ -162,7 +162,7 @@ def make_recipe(
         shape = make_shape(count, a["depth"], a["vocab_size"], length)
         spec = make_spec(shape)
     else:
-        spec = model if isinstance(model, ModelSpec) else mal.load(model)
+        spec = model if isinstance(model, ModelSpec) else read_architecture(model)
         length = a["seq_len"] or min(length, spec.max_seq_len)
     if length > spec.max_seq_len:
         raise HermesError(

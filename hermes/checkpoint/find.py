@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hermes.checkpoint.compatibility import require_model
-from hermes.checkpoint.layout import Companions
+from hermes.checkpoint.layout import CONFIG, Companions
 from hermes.checkpoint.manifest import MANIFEST, NewerFormat
 from hermes.checkpoint.reader import Checkpoint, open_checkpoint
 from hermes.checkpoint.weights import match_to_spec, read_weights
@@ -23,7 +23,7 @@ __all__ = [
     "list_steps",
     "locate",
     "open_checkpoints",
-    "resolve_epoch_name",
+    "resolve_run_name",
 ]
 
 EPOCH = re.compile(r"checkpoint_epoch_(\d{1,9})\.safetensors\Z")
@@ -43,18 +43,23 @@ def list_steps(run: Path) -> list[tuple[int, Path]]:
     return sorted(((int(m[1]), path) for m, path in found if m), reverse=True)
 
 
-def resolve_epoch_name(path: Path) -> Path:
-    """The checkpoint after an epoch, where RUN/checkpoint_epoch_N.safetensors is asked for.
+def resolve_run_name(path: Path) -> Path:
+    """The checkpoint that RUN/checkpoint_epoch_N.safetensors or RUN/config.json stands for.
 
-    Other tools write such files. There are none in a run of hermes: the name stands for the first
-    checkpoint that is saved after epoch N, which --save-every-epoch makes. Any other path is
-    returned as it is. Raises CheckpointError where no checkpoint is of that epoch.
+    Other tools write such files. There are none in a run of hermes: the first name stands for the
+    first checkpoint that is saved after epoch N, which --save-every-epoch makes, and config.json,
+    which all checkpoints of a run share, for the newest. Any other path is returned as it is.
+    Raises CheckpointError where no checkpoint is of that epoch.
     """
     found = EPOCH.match(path.name)
-    if found is None or path.exists() or not list_steps(path.parent):
+    if found is None and path.name != CONFIG:
         return path
+    if path.exists() or not (folders := list_steps(path.parent)):
+        return path
+    if found is None:
+        return folders[0][1]
     epoch, saved = int(found[1]), {}
-    for step, folder in list_steps(path.parent):
+    for step, folder in folders:
         try:
             saved[step] = open_checkpoint(folder, hashes=False).progress.epoch, folder
         except (CheckpointError, StorageError):

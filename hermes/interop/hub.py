@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from hermes.checkpoint.find import resolve_epoch_name
+from hermes.checkpoint.find import resolve_run_name
 from hermes.checkpoint.manifest import MANIFEST, read_manifest
 from hermes.errors import CheckpointError, HermesError, StorageError
 from hermes.interop.hub_client import require_hub, translate_hub_errors
@@ -86,13 +86,13 @@ def parse_hub_name(path: str | os.PathLike[str]) -> HubName | None:
 def resolve_hub_path(path: str | os.PathLike[str]) -> tuple[Path, tuple[str, ...]]:
     """Resolve a local path or an hf:// name, which is downloaded first, with notes for the user.
 
-    RUN/checkpoint_epoch_N.safetensors is the checkpoint of a run after that epoch.
+    RUN/checkpoint_epoch_N.safetensors and RUN/config.json are as `resolve_run_name` has them.
 
     Raises HermesError, CheckpointError, StorageError.
     """
     name = parse_hub_name(path)
     if name is None:
-        return resolve_epoch_name(Path(path)), ()
+        return resolve_run_name(Path(path)), ()
     found = fetch(name)
     return found.folder, found.notes
 

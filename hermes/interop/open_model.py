@@ -11,6 +11,8 @@ from typing import Any
 
 from hermes import mal
 from hermes.checkpoint import SkippedCheckpoint, list_steps, locate
+from hermes.checkpoint.compatibility import require_model
+from hermes.checkpoint.find import resolve_run_name
 from hermes.checkpoint.layout import CONFIG, SPEC
 from hermes.checkpoint.manifest import MANIFEST
 from hermes.checkpoint.weights import read_weights
@@ -85,10 +87,16 @@ def _open(
     path: Path, config: Path | None, ignore: tuple[str, ...], use_ema: bool = False
 ) -> StoredModel:
     if path.is_dir():
-        if config is not None and not _is_config_of_run(config):
+        of_run = None if config is None else _find_spec_of_run(config)
+        if config is not None and of_run is None:
             raise HermesError(f"{path} is a folder, which has its own config; leave --config out")
         if (path / MANIFEST).exists() or list_steps(path):
-            return _open_checkpoint(path, use_ema)
+            found = _open_checkpoint(path, use_ema)
+            if of_run is not None:
+                require_model(
+                    found.path, found.spec, of_run, f"--config {config} is of another run"
+                )
+            return found
     if use_ema:
         raise CheckpointError(f"{path} is no checkpoint of a run, so it has no average of weights")
     if path.is_dir():
@@ -124,9 +132,12 @@ def _refuse_litgpt_adapter(path: Path) -> None:
         raise CheckpointError(f"{path} has litgpt's {LITGPT}.{kind} without its model; {advice}")
 
 
-def _is_config_of_run(config: Path) -> bool:
-    """Whether it is RUN/config.json, which stands for the checkpoints' own in a run of hermes."""
-    return config.name == CONFIG and not config.exists() and bool(list_steps(config.parent))
+def _find_spec_of_run(config: Path) -> ModelSpec | None:
+    """Find the model that RUN/config.json stands for in a run of hermes; None for all else."""
+    folder = resolve_run_name(config)
+    if folder == config or config.name != CONFIG:
+        return None
+    return mal.load(folder / SPEC)
 
 
 def _open_checkpoint(path: Path, use_ema: bool) -> StoredModel:
@@ -265,6 +276,9 @@ def _note_prompt_style(folder: Path) -> tuple[str, ...]:
 
 def _read_architecture(path: Path, ignore: tuple[str, ...]) -> _Architecture:
     """Read any kind of configuration."""
+    of_run = _find_spec_of_run(path)
+    if of_run is not None:
+        return _Architecture(of_run, "hermes")
     match path.suffix:
         case ".json":
             values = parse_object(read_small(path), str(path))

@@ -130,7 +130,8 @@ def _make_model_options() -> tuple[Option, ...]:
     return (
         Option("model", short="-m", default="tiny", metavar="NAME|FILE", group=group,
                is_path=True, per_rank=True,
-               help="Architecture to train: the name of a bundled model, or a .mal file"),
+               help="Architecture to train: the name of a bundled model, a .mal file, or a model "
+               "or run whose architecture to take"),
         Option("ignore_fields", alias="--ignore-field", multiple=True, metavar="NAME", group=group,
                help="Pass over this field of the model's config.json, which hermes does not know; "
                "repeatable"),

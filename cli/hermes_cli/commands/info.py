@@ -5,43 +5,15 @@ from typing import Any
 
 from hermes import mal as language
 from hermes.errors import HermesError
+from hermes.interop.architecture import find_architecture
 from hermes.spec import ModelSpec
 from hermes_cli.display.printing import print_json, print_lines
 from hermes_cli.options.declarations import declare_command
-from hermes_cli.options.model_paths import locate_model
+from hermes_cli.options.model_paths import print_notes
 
 __all__ = [
     "info",
 ]
-
-
-def _read_foreign(model: str, ignore_fields: tuple[str, ...]) -> ModelSpec | None:
-    """The model of a Hugging Face folder or config.json; None if the path is neither."""
-    path = Path(model)
-    if path.suffix == ".json" and path.is_file() and path.name != "config.json":
-        _require_config(path)
-    if path.is_dir() and not (path / "model.mal").is_file():
-        path = path / "config.json"
-    if path.suffix != ".json" or not path.is_file():
-        return None
-    from hermes.interop.companions import parse_object
-    from hermes.interop.huggingface.config_reader import read_any_config
-    from hermes.storage.reading import read_small
-
-    values = parse_object(read_small(path), str(path))
-    return read_any_config(values, ignore_fields).spec
-
-
-def _require_config(path: Path) -> None:
-    """Refuse a JSON file that is no model's configuration, by its own name. Raises HermesError."""
-    from hermes.interop.companions import parse_object
-    from hermes.storage.reading import read_small
-
-    if "model_type" not in parse_object(read_small(path), str(path)):
-        raise HermesError(
-            f"{path} has no 'model_type', so it is no config.json of a model; name the model's "
-            "folder, its config.json or a .mal file"
-        )
 
 
 def _read_progress(folder: Path) -> dict[str, Any] | None:
@@ -112,13 +84,12 @@ def info(
     if (found is None) == (name is None):
         what = "one model, not two" if name else "a model"
         raise HermesError(f"give {what}: a bundled name, a .mal file, a checkpoint or a folder")
-    source = locate_model(found or name or "")
-    foreign = _read_foreign(source, ignore_fields)
-    spec = foreign or language.load(source)
-    progress = _read_progress(Path(source)) if Path(source).is_dir() else None
-    is_folder = Path(source).is_dir()
-    tokenizer, text = _describe_tokenizer(Path(source), spec.vocab_size) if is_folder else ({}, "")
-    readers = judge_all_readers(spec, converted=foreign is not None, text=text)
+    model = find_architecture(found or name or "", ignore_fields)
+    print_notes(model.notes)
+    spec, folder = model.spec, model.folder
+    progress = _read_progress(folder) if folder else None
+    tokenizer, text = _describe_tokenizer(folder, spec.vocab_size) if folder else ({}, "")
+    readers = judge_all_readers(spec, converted=model.foreign, text=text)
     cost = compute_cost(spec)
     if as_json:
         facts = _describe(spec) | vars(cost) | {"readers": readers}

@@ -7,6 +7,8 @@ import click
 
 from hermes import mal as language
 from hermes.errors import HermesError, MalError
+from hermes.interop.architecture import read_architecture
+from hermes.spec import ModelSpec
 from hermes.storage.durable import write_atomically
 from hermes_cli.display.help_sections import SectionedGroup
 from hermes_cli.display.printing import print_json, print_lines
@@ -32,6 +34,14 @@ def _open(name: str, mistakes: list[MalError] | None = None) -> tuple[language.M
     if name == "-":
         return language.read_mal(sys.stdin.buffer.read(), "<stdin>", mistakes=mistakes), None
     return language.open_mal(locate_model(name), mistakes=mistakes)
+
+
+def _read(name: str) -> ModelSpec:
+    """Read the one model of that name, or of standard input, in whatever format it is."""
+    if name == "-":
+        file, wanted = _open(name)
+        return file.get_model(wanted)
+    return read_architecture(name)
 
 
 @declare_command("mal check", mal)
@@ -102,8 +112,7 @@ def show(file: str) -> None:
     """Show every key of a model and its layers, with defaults and derived numbers."""
     from hermes.model_info.summary import format_layers
 
-    opened, wanted = _open(file)
-    print_lines(format_layers(opened.get_model(wanted)))
+    print_lines(format_layers(_read(file)))
 
 
 @declare_command("mal diff", mal)
@@ -115,10 +124,7 @@ def diff(a: str, b: str, as_json: bool) -> None:
     from hermes.model_info.diff import compare
     from hermes.model_info.summary import format_diff
 
-    specs = []
-    for name in (a, b):
-        file, wanted = _open(name)
-        specs.append(file.get_model(wanted))
+    specs = [_read(a), _read(b)]
     difference = compare(*specs)
     if as_json:
         print_json(difference.to_dict())

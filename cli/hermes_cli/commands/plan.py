@@ -6,12 +6,12 @@ from typing import Any
 import click
 
 from hermes import mal
+from hermes.interop.architecture import read_architecture
 from hermes.options import get_options
 from hermes.options.training_commands import TRAINING_COMMANDS
 from hermes_cli.display.printing import print_json, print_lines
 from hermes_cli.options.config_file import OptionFile, merge_values
 from hermes_cli.options.declarations import declare_command
-from hermes_cli.options.model_paths import locate_model
 from hermes_cli.options.resolve import parse_edit, read_config
 
 
@@ -31,7 +31,7 @@ def plan(context: click.Context, /, **_: Any) -> None:
     values, _ = merge_values(context, files)
     edits = dict(parse_edit(edit) for edit in values.pop("set"))
     changes = {key[6:]: value for key, value in edits.items() if key.startswith("model.")}
-    spec = mal.load(locate_model(values.pop("model")))
+    spec = read_architecture(values.pop("model"))
     if changes:
         spec = mal.edit_all(spec, changes)
     as_json = values.pop("json")

@@ -8,7 +8,6 @@ import click
 import hermes
 from hermes_cli.display.printing import print_lines
 from hermes_cli.options.declarations import declare_command
-from hermes_cli.options.model_paths import locate_model
 
 
 @declare_command("recipe")
@@ -19,8 +18,7 @@ def recipe(*, model: str | None, output: Path | None, **arguments: Any) -> None:
     follow from it and from --tokens by rules whose sources the file names; micro-batches are the
     largest that fit into the device.
     """
-    located = None if model is None else locate_model(model)
-    found = hermes.make_recipe(model=located, output=output, **arguments)
+    found = hermes.make_recipe(model=model, output=output, **arguments)
     if output is None:
         print_lines(found.text.splitlines())
     else:

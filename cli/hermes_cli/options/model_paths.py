@@ -1,10 +1,11 @@
 """Where the models that a user names are on this machine."""
 
+import os
 from pathlib import Path
 
 import click
 
-__all__ = ["fetch_model", "locate_model"]
+__all__ = ["fetch_model", "locate_model", "print_notes"]
 
 
 def fetch_model(place: str | Path) -> Path:
@@ -15,21 +16,23 @@ def fetch_model(place: str | Path) -> Path:
     from hermes.interop.hub import resolve_hub_path
 
     found, notes = resolve_hub_path(place)
-    for note in notes:
-        click.echo(f"note: {note}", err=True)
+    print_notes(notes)
     return found
 
 
-def locate_model(model: str) -> str:
-    """The model's path or name as `mal.load` takes it.
+def locate_model(model: str) -> str | os.PathLike[str]:
+    """The model's path or name as `mal.load` takes it; prints notes to stderr.
 
     Of a run this is its newest checkpoint, of a model on the Hub the local copy.
     """
-    folder = fetch_model(model)
-    model = str(folder) if model.startswith("hf:/") else model
-    if folder.is_dir() and not (folder / "model.mal").is_file():
-        from hermes.checkpoint import list_steps
+    from hermes.interop.architecture import locate_architecture
 
-        found = list_steps(folder)
-        return str(found[0][1]) if found else model
-    return model
+    found, notes = locate_architecture(model)
+    print_notes(notes)
+    return found
+
+
+def print_notes(notes: tuple[str, ...]) -> None:
+    """Print notes on a model to stderr."""
+    for note in notes:
+        click.echo(f"note: {note}", err=True)

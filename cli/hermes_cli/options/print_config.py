@@ -38,6 +38,7 @@ def _find_values_here(options: ResolvedOptions) -> dict[str, object]:
     """
     from hermes import mal
     from hermes.interface import detect_default_backend
+    from hermes.interop.architecture import read_architecture
     from hermes.training.recording import choose_log_every
     from hermes.training.setup import choose_seq_len
 
@@ -49,7 +50,7 @@ def _find_values_here(options: ResolvedOptions) -> dict[str, object]:
     model = options.values.get("model")
     known = options.is_resumed or options.values.get("cooldown_from")
     if model and not known and not options.values.get("checkpoint"):
-        spec = mal.edit_all(mal.load(model), options.list_model_edits())
+        spec = mal.edit_all(read_architecture(model), options.list_model_edits())
         here["seq_len"] = choose_seq_len(spec)
     return here
 

@@ -193,12 +193,13 @@ def _has_meaning(options: ResolvedOptions, name: str) -> bool:
 def _read_model(options: ResolvedOptions) -> dict[str, Any]:
     """The model asked for, edited by --set model.KEY; nothing for a resumed run's own."""
     from hermes import mal
+    from hermes.interop.architecture import read_architecture
 
     edits = options.list_model_edits()
     continues = options.is_resumed or options["cooldown_from"]
     if continues and not options.is_given("model") and not edits:
         return {}
-    spec = mal.load(options["model"])
+    spec = read_architecture(options["model"], options["ignore_fields"])
     return {"model": mal.edit_all(spec, edits) if edits else spec}
 
 
