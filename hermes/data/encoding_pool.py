@@ -44,8 +44,7 @@ def choose_batch_size() -> int:
 
 def encode_texts(tokenizer: "Tokenizer", texts: Sequence[str], continued: Sequence[bool]) -> Ids:
     """Encode each text by itself, on all cores. continued: whether it continues another text."""
-    encoded = tokenizer.encode_batch(texts, continued=continued)
-    return [np.array(ids, np.uint32) for ids in encoded]
+    return tokenizer.encode_to_arrays(texts, continued)
 
 
 def check_workers(workers: int | None) -> None:

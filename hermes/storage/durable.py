@@ -181,11 +181,14 @@ def write_file(
     return FileDigest(size, digest.hexdigest())
 
 
-def write_atomically(path: Path, data: bytes, *, disk: Disk | None = None) -> None:
+def write_atomically(
+    path: Path, data: bytes, *, disk: Disk | None = None, sync_name: bool = True
+) -> None:
     """Write a file whole or not at all, replacing the one of that name. Raises StorageError.
 
     A replaced file keeps its permissions, and a symbolic link stays a link. A device or pipe, such
-    as /dev/stdout, is written to directly.
+    as /dev/stdout, is written to directly. sync_name: False where the caller can do without the
+    file after a power failure, or syncs its folder before something rests on it.
     """
     disk = disk or Disk()
     try:
@@ -193,7 +196,10 @@ def write_atomically(path: Path, data: bytes, *, disk: Disk | None = None) -> No
         if mode is not None and not stat.S_ISREG(mode):
             path.write_bytes(data)
             return
-        _replace_file(Path(os.path.realpath(path)), data, mode, disk)
+        real = Path(os.path.realpath(path))
+        _replace_file(real, data, mode, disk)
+        if sync_name:
+            disk.sync_folder(real.parent)
     except (OSError, StorageError) as error:
         # The temporary file means nothing to a user, so the error names the file asked for.
         cause = error if isinstance(error, OSError) else error.__cause__
@@ -215,7 +221,6 @@ def _replace_file(path: Path, data: bytes, mode: int | None, disk: Disk) -> None
         with suppress(OSError):
             beside.unlink()
         raise
-    disk.sync_folder(path.parent)
 
 
 def link_or_copy(source: Path, target: Path, disk: Disk) -> None:

@@ -179,6 +179,12 @@ class Tokenizer:
         """Encode each text, using all cores. continued: of each text, none by default."""
         return self._pipelines.encode(texts, continued, special)
 
+    def encode_to_arrays(
+        self, texts: Sequence[str], continued: Sequence[bool] = ()
+    ) -> list[NDArray[np.uint32]]:
+        """As `encode_batch`, for many texts. -> of each text, a part of one array"""
+        return self._pipelines.encode_to_arrays(texts, continued)
+
     def encode_parts(
         self, parts: Sequence[str], special: Sequence[bool], before: int | None = None
     ) -> list[list[int]]:

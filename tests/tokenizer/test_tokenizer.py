@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from hermes.errors import DataError, StorageError
@@ -158,6 +159,16 @@ def test_special_tokens_are_found_when_asked_for(tokenizer):
 
 def test_a_batch_is_encoded_as_its_texts_are(tokenizer):
     assert tokenizer.encode_batch(AWKWARD) == [tokenizer.encode(text) for text in AWKWARD]
+
+
+def test_arrays_of_ids_are_those_of_the_lists(tokenizer):
+    flags = [number % 3 == 1 for number in range(len(AWKWARD))]
+    for continued in ([], flags):
+        found = tokenizer.encode_to_arrays(AWKWARD, continued)
+        assert all(ids.dtype == np.uint32 for ids in found)
+        lists = tokenizer.encode_batch(AWKWARD, continued=continued)
+        assert [ids.tolist() for ids in found] == lists
+    assert tokenizer.encode_to_arrays([]) == []
 
 
 def test_the_stream_gives_whole_characters_only(tokenizer):

@@ -119,7 +119,8 @@ def write_manifest(
         "sources": [vars(source) for group in groups for source in group.sources],
         "bad_records": sum(group.bad for group in groups),
     }
-    write_atomically(folder / PROVENANCE, _describe_provenance(progress, workers), disk=disk)
+    provenance = _describe_provenance(progress, workers)
+    write_atomically(folder / PROVENANCE, provenance, disk=disk, sync_name=False)
     write_atomically(folder / MANIFEST, make_manifest(facts, shards), disk=disk)
     delete_unfinished(folder)
     return describe_whole(folder, tuple(notes))

@@ -223,16 +223,19 @@ def write_shards(
     eos_id: int,
     dtype: str,
     disk: Disk,
+    wait: Callable[[], None],
     on_tokens: Callable[[int, int, int], None],
 ) -> None:
     """Encode what the reader yields, and write its shards, each whole or not at all.
 
-    on_tokens: told of tokens and documents as they are written, and of how many bytes of the group
-    those so far are from. Raises StorageError.
+    wait: until the folder is begun, while the first text is being encoded. on_tokens: told of
+    tokens and documents as they are written, and of how many bytes of the group those so far are
+    from. Raises StorageError.
     """
     encoded = pool.encode(reader.read())
     for number, batches in groupby(encoded, key=lambda item: item[0].shard):
         name = name_shard(group, number)
+        wait()
         shard = _ShardWriter(beginning, eos_id, dtype, on_tokens)
         beside = folder / f"{TEMPORARY}{name}-{secrets.token_hex(4)}"
         digest = write_file(beside, (shard.join(*one) for one in batches), disk)
@@ -250,7 +253,8 @@ def write_shards(
             reader.text_hashes[number],
         )
         receipt = json.dumps(asdict(record)).encode()
-        write_atomically(folder / f"{name}.json", receipt, disk=disk)
+        # After a power failure that loses this name the shard is made again.
+        write_atomically(folder / f"{name}.json", receipt, disk=disk, sync_name=False)
 
 
 class _ShardWriter:
@@ -263,15 +267,15 @@ class _ShardWriter:
         dtype: str,
         on_tokens: Callable[[int, int, int], None],
     ):
-        self._beginning = np.array(beginning, dtype)
-        self._eos = np.array([eos_id], dtype)
+        self._beginning = np.array(beginning, np.uint32)
+        self._eos = np.array([eos_id], np.uint32)
         self._dtype, self._on_tokens = dtype, on_tokens
         self.tokens = self.text_bytes = self.largest = 0
         self.index: list[tuple[int, int, int]] = []
 
     def join(self, batch: _Batch, ids: list[NDArray[np.uint32]]) -> bytes:
         """The bytes of a batch's ids, an end-of-text token after each document."""
-        parts: list[NDArray[Any]] = []
+        parts: list[NDArray[np.uint32]] = []
         before, documents = self.tokens, len(self.index)
         for piece, own in zip(batch.pieces, ids, strict=True):
             if piece.starts:
@@ -279,7 +283,7 @@ class _ShardWriter:
                 parts.append(self._beginning)
                 self.tokens += len(self._beginning)
             self.text_bytes += _count_bytes(piece.text)
-            parts.append(own.astype(self._dtype))
+            parts.append(own)
             self.tokens += len(own)
             if piece.ends:
                 parts.append(self._eos)
@@ -287,4 +291,4 @@ class _ShardWriter:
         joined = np.concatenate(parts)
         self.largest = max(self.largest, int(joined.max(initial=0)))
         self._on_tokens(self.tokens - before, len(self.index) - documents, batch.read)
-        return joined.tobytes()
+        return joined.astype(self._dtype).tobytes()

@@ -10,6 +10,8 @@ apart, do not depend on attempts, parts or workers.
 """
 
 import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,10 +90,15 @@ def prepare_tokens(
     whole_size = plan.size if all(source.is_file for source in plan.sources) else 0
     progress = PreparationProgress(whole_size)
     mine = part or Part()
-    with EncodingPool(tokenizer, workers) as pool:
+    with ThreadPoolExecutor(1) as beginner, EncodingPool(tokenizer, workers) as pool:
+        # The disk is waited for while the first text is read and encoded.
+        begun = beginner.submit(_begin_folder, folder, plan, tokenizer, disk)
         for group in range(len(plan.groups)):
             if mine.may_have(len(plan.groups), group):
-                _prepare_group(folder, plan, group, mine, tokenizer, pool, disk, progress, watch)
+                _prepare_group(
+                    folder, plan, group, mine, tokenizer, pool, disk, progress, watch, begun.result
+                )
+        begun.result()
     if part is not None and part.count > 1:
         return _describe_part(folder, plan, part)
     return write_manifest(folder, plan, tokenizer, disk, workers, progress, watch)
@@ -153,13 +160,16 @@ def _open_folder(folder: Path, plan: Plan, tokenizer: "Tokenizer", disk: Disk) -
                 f"{folder} is not empty ({sorted(others)[0]}) and no preparation was begun in it; "
                 "choose another --output"
             )
-        write_atomically(folder / PLAN, text, disk=disk)
-    elif is_more_lenient(begun, text):
-        write_atomically(folder / PLAN, text, disk=disk)
-    elif begun != text:
+    elif begun != text and not is_more_lenient(begun, text):
         raise DataError(describe_difference(begun, text, folder))
-    tokenizer.save(folder / TOKENIZER)
     return False
+
+
+def _begin_folder(folder: Path, plan: Plan, tokenizer: "Tokenizer", disk: Disk) -> None:
+    """Write what the folder is to hold and by which tokenizer, once, before its first shard."""
+    # The tokenizer's name is synced after it, and so is this one in the same folder.
+    write_atomically(folder / PLAN, plan.to_json(), disk=disk, sync_name=False)
+    tokenizer.save(folder / TOKENIZER)
 
 
 def _prepare_group(
@@ -172,8 +182,12 @@ def _prepare_group(
     disk: Disk,
     progress: PreparationProgress,
     watch: Watch,
+    wait: Callable[[], None],
 ) -> None:
-    """Write the shards of a group that are the part's work and not finished yet."""
+    """Write the shards of a group that are the part's work and not finished yet.
+
+    wait: until the folder is begun.
+    """
     known = read_group(folder, group)
     groups = len(plan.groups)
     finished: dict[int, str] = {}
@@ -215,6 +229,7 @@ def _prepare_group(
         eos_id=plan.tokenizer["eos_id"],
         dtype=choose_dtype(plan),
         disk=disk,
+        wait=wait,
         on_tokens=add_tokens,
     )
     progress.read = before + reader.size
@@ -226,7 +241,10 @@ def _prepare_group(
             "same files"
         )
     record = {**vars(result), "sources": [vars(source) for source in result.sources]}
-    write_atomically(folder / name_group(group), json.dumps(record).encode(), disk=disk)
+    wait()
+    # After a power failure that loses this name the group is read again.
+    record_bytes = json.dumps(record).encode()
+    write_atomically(folder / name_group(group), record_bytes, disk=disk, sync_name=False)
 
 
 def _list_numbers(folder: Path, group: int) -> list[int]:
