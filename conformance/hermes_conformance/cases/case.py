@@ -25,7 +25,8 @@ Weights = Mapping[str, np.ndarray]
 class Case:
     """name: `architecture/weights`. Letters: A micro-batches of B rows of T tokens.
 
-    make_weights: draws the weights (weights.py, laws/exact_integers.py). packed: rows hold several
+    make_weights: draws the weights (weights.py, laws/exact_integers.py), and adapters where these
+    are not drawn as all others. packed: rows hold several
     documents. head_gain: multiplies the head's weights, for logits of any size.
     blank_micro_batch: the second micro-batch has no target that counts. weighted: targets, or
     pairs, have weights, some of which are 0. recipe: how learners train
@@ -67,7 +68,8 @@ class Case:
             params[head] = params[head] * np.float32(self.head_gain)
         if self.recipe.lora is not None:
             for name, tensor in list_adapter_tensors(self.spec, self.recipe.lora).items():
-                params[name] = self._draw_adapter(name, tensor, params)
+                if name not in params:
+                    params[name] = self._draw_adapter(name, tensor, params)
         return params
 
     def _draw_adapter(self, name: str, tensor: Tensor, params: Weights) -> np.ndarray:

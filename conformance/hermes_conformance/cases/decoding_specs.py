@@ -7,9 +7,10 @@ from hermes.inference.decoding import PREFILL_CHUNK
 from hermes.spec import Alibi, AttentionSpec, BlockSpec, FfnSpec, ModelSpec, Rope
 from hermes_conformance.cases.case import Case
 from hermes_conformance.cases.specs import ATTENTION, FFN, OTHER, make_field_specs, make_spec
-from hermes_conformance.cases.weights import draw_fresh, draw_hot
+from hermes_conformance.cases.weights import draw_fresh, draw_hot, draw_level
 
 RING_LENGTH = 40
+WORDS = 1_100  # more than two blocks of the sums that a device draws from, and no whole number
 # Single tokens, reads that end where a buffer does, and such that are longer than a whole buffer.
 READS = (7, 1, 1, 1, 2, 1, 1, 13, 1, 1, 1, 1, 5)
 
@@ -46,6 +47,16 @@ def make_company_cases() -> tuple[Case, ...]:
     """Rows for which kernels choose another order of sums by how many are read together."""
     spec = make_spec(AttentionSpec(4, 2), FfnSpec(80), hidden_size=48)
     return (Case("decoding.company/hot", spec, draw_hot, A=1, B=3, T=16),)
+
+
+@cache
+def make_choice_cases() -> tuple[Case, ...]:
+    """Tokens that are chosen from many, and from such as are equally likely to the last bit."""
+    large = make_spec(vocab_size=WORDS)
+    return (
+        Case("choices.many words/hot", large, draw_hot, A=1),
+        Case("choices.ties/level", make_spec(), draw_level, A=1),
+    )
 
 
 @cache

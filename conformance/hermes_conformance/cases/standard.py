@@ -19,7 +19,13 @@ from hermes.spec import (
 from hermes_conformance.cases.case import RECIPE, Case
 from hermes_conformance.cases.crossed_specs import make_crossed_specs
 from hermes_conformance.cases.specs import make_field_specs, make_spec
-from hermes_conformance.cases.weights import draw_fresh, draw_hot, draw_level, draw_wide
+from hermes_conformance.cases.weights import (
+    draw_empty_rows,
+    draw_fresh,
+    draw_hot,
+    draw_level,
+    draw_wide,
+)
 
 
 @cache
@@ -156,6 +162,7 @@ def make_objective_cases() -> tuple[Case, ...]:
             draw_hot,
             recipe=plain["dora"],
         ),
+        Case("lora.dora empty rows/empty rows", make_spec(), draw_empty_rows, recipe=plain["dora"]),
         Case("lora.token rows tied/hot", _make_tied_spec(), draw_hot, recipe=plain["token rows"]),
         make_case(
             "lora.token rows preference/hot",

@@ -1,4 +1,4 @@
-"""Weights for cases: fresh, hot, level and wide.
+"""Weights for cases: fresh, hot, level, wide, and with empty rows.
 
 Fresh weights are those a run starts from; with hot ones attention attends and gates open. Each
 hides mistakes that the other shows: with fresh weights a model without rope is within bfloat16's
@@ -10,6 +10,8 @@ import math
 
 import numpy as np
 
+from hermes.numerics.lora import find_adapted_paths
+from hermes.numerics.merging import MAGNITUDE, UP
 from hermes.numerics.params import init_weights
 from hermes.spec import NoNorm
 from hermes_conformance.cases.case import SEED, Case, Weights
@@ -17,6 +19,7 @@ from hermes_conformance.cases.case import SEED, Case, Weights
 HOT_GAIN = 1.5  # of a matrix: keeps or slightly raises the size of activations
 PLAIN_GAIN = 1.0  # the same in a model without norms, where a gain would grow from layer to layer
 HOT_SPREAD = 0.3  # of norm weights around their initial values, and of biases
+UP_SPREAD = 0.1  # of the second matrix of an adapter
 WIDE_SPREAD = 2.0**-26  # relative, of what weights have beyond float32: a quarter of its unit
 
 
@@ -56,4 +59,19 @@ def draw_level(case: Case) -> Weights:
     """Hot weights, but a head of zeros: all tokens are equally likely, to the last bit."""
     weights = dict(draw_hot(case))
     weights["lm_head.weight"] = np.zeros_like(weights["lm_head.weight"])
+    return weights
+
+
+def draw_empty_rows(case: Case) -> Weights:
+    """Hot weights whose adapted matrices have a row of zeros, which stays one with the adapter."""
+    weights, lora = dict(draw_hot(case)), case.recipe.lora
+    assert lora is not None, "only adapters have such rows"
+    for path in find_adapted_paths(case.spec, lora):
+        matrix = weights[f"{path}.weight"]
+        up = case.draw_normals(f"{path}.{UP}", (len(matrix), lora.rank), UP_SPREAD)
+        matrix[0] = up[0] = 0.0
+        noise = case.draw_normals(f"{path}.{MAGNITUDE}", (len(matrix),), HOT_SPREAD)
+        weights[f"{path}.{UP}"] = up
+        # Trained lengths, also of the row of zeros, which a step may fill.
+        weights[f"{path}.{MAGNITUDE}"] = (1 + noise).astype(np.float32)
     return weights

@@ -1,9 +1,14 @@
 """Faults of decoders made for a GPU, and of the choice of tokens on the device."""
 
+from dataclasses import replace
+
 from hermes_conformance.faults.fault import Fault, Plant
 from hermes_conformance.faults.patcher import Function, Patcher
 
 ROWS, CHOICES, HOT = "L2/device-rows", "L2/choices", "default/hot"
+APART, AHEAD = "L2/choices-apart", "L2/written-ahead"
+MANY_WORDS, TIES = "choices.many words/hot", "choices.ties/level"
+WORDS = 512  # a block of the sums that MLX draws from
 
 
 def _change_choice(name: str, change: Function) -> Plant:
@@ -48,8 +53,68 @@ def _read_whole_buffers(original, self, T, S, spec):
     return mask | True
 
 
-def _make_fault(name: str, law: str, plant: Plant, only: str | None = None) -> Fault:
-    return Fault(name, "cache", law, HOT, plant, only)
+def _make_fault(
+    name: str, law: str, plant: Plant, only: str | None = None, case: str = HOT
+) -> Fault:
+    return Fault(name, "cache", law, case, plant, only)
+
+
+def _draw_from_first_words(original, p, *more):
+    p = p + 0  # MLX and torch change it in place
+    p[:, WORDS:] = 0
+    return original(p, *more)
+
+
+def _begin_sums_anew(original, p):
+    parts = [original(p[:, start : start + WORDS]) for start in range(0, p.shape[1], WORDS)]
+    whole = p + 0
+    for number, part in enumerate(parts):
+        start = number * WORDS
+        whole[:, start : start + part.shape[1]] = part
+    return whole
+
+
+def _change_chosen(change: Function) -> Plant:
+    """The tokens of a step's rows are change(backend's name, original, *arguments)."""
+
+    def plant(patcher: Patcher) -> None:
+        patcher.wrap_function(
+            patcher.load_module("token_choice").choose_tokens,
+            lambda original: lambda *arguments: change(patcher.name, original, *arguments),
+        )
+
+    return plant
+
+
+def _draw_at_zero(name, original, logits, choices, *more):
+    """A temperature of 0 is a very small one, by which equals are drawn from."""
+    if name == "mlx":
+        choices = [replace(one, temperature=one.temperature or 1e-30) for one in choices]
+    else:
+        choices = choices + 0
+        choices[0] = choices[0] + 1e-30 * (choices[0] == 0)
+    return original(logits, choices, *more)
+
+
+def _spoil_all_rows(name, original, *arguments):
+    chosen = original(*arguments)
+    spoiled = ((chosen < 0).sum() > 0) * 1
+    return chosen * (1 - spoiled) - spoiled
+
+
+def _write_one_more(patcher: Patcher) -> None:
+    """A text that is written ahead has a token more than was asked for."""
+    place = ("static_decoder", "StaticDecoder")
+    if patcher.name == "mlx":
+        place = ("inference", "DeviceDecoder")
+
+    def wrap(original):
+        def write(self, token, choice, uniforms, count, vocab_size):
+            return original(self, token, choice, uniforms, count + 1, vocab_size)
+
+        return write
+
+    patcher.wrap_method(*place, "write_ahead", wrap)
 
 
 def _forget_position(patcher: Patcher) -> None:
@@ -150,4 +215,30 @@ FAULTS = (
         "L2/choices-ahead",
         _change_fed_back(_keep_first),
     ),
+    _make_fault(
+        "a device draws from the first 512 words alone",
+        CHOICES,
+        _change_choice("_draw", _draw_from_first_words),
+        case=MANY_WORDS,
+    ),
+    _make_fault(
+        "a device's sums begin anew with each block of words",
+        CHOICES,
+        _change_choice("compute_sums", _begin_sums_anew),
+        "mlx",
+        MANY_WORDS,
+    ),
+    _make_fault(
+        "a device draws from equals where the temperature is 0",
+        APART,
+        _change_chosen(_draw_at_zero),
+        case=TIES,
+    ),
+    _make_fault(
+        "a row whose logits are no numbers spoils the others",
+        APART,
+        _change_chosen(_spoil_all_rows),
+        case=MANY_WORDS,
+    ),
+    _make_fault("a text written ahead is a token too long", AHEAD, _write_one_more),
 )

@@ -1,9 +1,8 @@
-"""Faults of the objectives: the next token, preferences, and adapters."""
+"""Faults of the objectives: the next token, and preferences."""
 
 from dataclasses import replace
 
 from hermes.interface import IGNORE
-from hermes.recipe import Lora
 from hermes_conformance.faults.fault import Fault, Plant
 from hermes_conformance.faults.patcher import FAST_TABLES, TABLES, Function, Patcher
 
@@ -172,51 +171,6 @@ def _skip_last_target(patcher: Patcher) -> None:
     patcher.wrap_method("inference", "Model", "row_logprobs", wrap)
 
 
-def _change_lora(change: Function) -> Plant:
-    """Build adapters from change(lora)."""
-
-    def plant(patcher: Patcher) -> None:
-        def wrap(original):
-            def faulty(self, base, lora, site):
-                original(self, base, lora, site)
-                self.lora = change(self.lora)
-
-            return faulty
-
-        patcher.wrap_method("lora", "LoraLinear", "__init__", wrap)
-
-    return plant
-
-
-def _follow_lengths(patcher: Patcher) -> None:
-    """DoRA's lengths of rows get a gradient."""
-
-    def wrap(original):
-        def faulty(self):
-            w = self.weight + self.lora.scale * (self.lora_B.weight @ self.lora_A.weight)
-            return (w * w).sum(1) ** 0.5
-
-        return faulty
-
-    patcher.wrap_method("lora", "LoraLinear", "measure_rows", wrap)
-
-
-def _leave_token_logits(patcher: Patcher) -> None:
-    """The head keeps its own rows of the tokens whose rows are trained."""
-    original = patcher.load_module("chunked_loss").project
-    patcher.wrap_function(
-        original, lambda _: lambda head, x, weight, bias, rows: head.project(x, weight, bias)
-    )
-
-
-def _leave_token_embeddings(patcher: Patcher) -> None:
-    """The embedding keeps its own rows of the tokens whose rows are trained."""
-    module = patcher.load_module("lora").TokenEmbedding
-    name = "forward" if hasattr(module, "forward") else "__call__"
-    plain = getattr(patcher.load_module("model").Embedding, name)
-    patcher.wrap(module, name, lambda _: plain)
-
-
 def _make_fault(
     name: str, law: str, case: str, plant: Plant, part: str = "loss", only: str | None = None
 ) -> Fault:
@@ -363,40 +317,5 @@ FAULTS = (
         PAIR,
         _skip_last_target,
         "preference",
-    ),
-    _make_fault(
-        "adapters are scaled by alpha alone",
-        "L1/derivatives",
-        "lora.every matrix/hot",
-        _change_lora(lambda lora: Lora(1, lora.alpha, lora.dropout, lora.targets)),
-        "adapters",
-    ),
-    _make_fault(
-        "rank-stabilized adapters are divided by the rank",
-        "L1/derivatives",
-        "lora.rslora/hot",
-        _change_lora(lambda lora: replace(lora, rslora=False)),
-        "adapters",
-    ),
-    _make_fault(
-        "the lengths of DoRA's rows have a gradient",
-        "L1/derivatives",
-        "lora.dora/hot",
-        _follow_lengths,
-        "adapters",
-    ),
-    _make_fault(
-        "trained rows of tokens are not those of the head",
-        "L1/derivatives",
-        "lora.token rows/hot",
-        _leave_token_logits,
-        "adapters",
-    ),
-    _make_fault(
-        "trained rows of tokens are not those of the embeddings",
-        "L1/derivatives",
-        "lora.token rows tied/hot",
-        _leave_token_embeddings,
-        "adapters",
     ),
 )

@@ -12,6 +12,7 @@ from typing import TypeVar
 from hermes.errors import HermesError, Unsupported
 from hermes_conformance.cases.case import Case
 from hermes_conformance.faults import (
+    adapters,
     as_trained,
     attention,
     backward,
@@ -62,6 +63,7 @@ FAULTS: tuple[Fault, ...] = (
     *embeddings_and_head.FAULTS,
     *backward.FAULTS,
     *objectives.FAULTS,
+    *adapters.FAULTS,
     *optimizer.FAULTS,
     *update_rules.FAULTS,
     *loss_scaling.FAULTS,

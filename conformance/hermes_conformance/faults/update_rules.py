@@ -8,9 +8,11 @@ from hermes_conformance.faults.fault import Fault, Plant
 from hermes_conformance.faults.patcher import Function, Patcher
 
 UPDATE = "L4/update"
+QUIET = "train.quiet muon/fresh"
 MUON, ORIGINAL = "train.muon/fresh", "train.muon original/fresh"
 NORMUON, LION = "train.normuon/fresh", "train.lion/fresh"
 FLOAT8 = "train.muon float8/fresh"
+CODED, SIZES = "L4/coded-moments", "moments.float8/fresh"
 RANDOM = "train.groups stochastic/fresh"
 ADAFACTOR, GROUPS = "train.adafactor/fresh", "train.groups/fresh"
 
@@ -92,6 +94,16 @@ def _change_encoding(change: Function) -> Plant:
     return plant
 
 
+def _sign_zeros(original, x, form, *rest):
+    codes, exponents = original(x, form, *rest)
+    return (codes + 128 * (codes == 0) if form.has_sign else codes), exponents
+
+
+def _flush_least(original, x, *rest):
+    """Numbers that a float32 holds with fewer bits are 0."""
+    return original(x * (abs(x) >= 2.0**-126), *rest)
+
+
 def _reverse_groups(original, spec, recipe):
     return original(spec, replace(recipe, groups=recipe.groups[::-1]))
 
@@ -129,6 +141,7 @@ FAULTS = (
         "NEWTON_SCHULZ", (3.4445, -4.7750, 2.0)
     )),
     _make_fault("muon does not divide by the norm", MUON, _change_constant("LEAST_NORM", 1.0)),
+    _make_fault("muon scales a quiet gradient up", QUIET, _change_constant("LEAST_NORM", 1e-8)),
     _make_fault("muon's momentum is 0.951", MUON, _change("muon", _change_recipe(momentum=0.951))),
     _make_fault("muon has no Nesterov", MUON, _change("muon", _change_recipe(nesterov=False))),
     _make_fault("muon has Nesterov unasked", ORIGINAL, _change(
@@ -179,6 +192,12 @@ FAULTS = (
     _make_fault("moments in float8 are rounded as a step before", FLOAT8, _round_as_before),
     _make_fault("moments in float8 lose a little", FLOAT8, _change_encoding(
         lambda original, x, *rest: original(x * (1 - 2.0**-6), *rest)
+    )),
+    Fault("moments in float8 have zeros below 0", "optimizer", CODED, SIZES, _change_encoding(
+        _sign_zeros
+    )),
+    Fault("moments in float8 lose the least numbers", "optimizer", CODED, SIZES, _change_encoding(
+        _flush_least
     )),
     _make_fault("the last matching group holds", GROUPS, _change_neutral(
         "choose_update_rules", _reverse_groups

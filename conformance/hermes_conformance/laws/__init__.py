@@ -7,9 +7,11 @@ from hermes_conformance.cases import trained_specs
 from hermes_conformance.cases.case import Case
 from hermes_conformance.laws import (
     as_trained,
+    coded_moments,
     compiled,
     compiled_evaluation,
     core_library,
+    device_choices,
     device_rows,
     exact,
     gradient_noise,
@@ -60,6 +62,7 @@ LEVELS = (
             *rows.LAWS_32,
             *invariant_rows.LAWS_32,
             *device_rows.LAWS,
+            *device_choices.LAWS,
             *gradient_noise.LAWS_32,
         ),
         kernels.make_cases,
@@ -86,8 +89,13 @@ LEVELS = (
             *loss_scaling.LAWS_OF_RUNS,
             *loss_limit.LAWS,
             *late_numbers.LAWS,
+            *coded_moments.LAWS,
         ),
-        lambda long: (*training_cases.make_cases(long), *loss_scaling.make_cases()),
+        lambda long: (
+            *training_cases.make_cases(long),
+            *loss_scaling.make_cases(),
+            *coded_moments.make_cases(),
+        ),
         canary=True,
     ),
     Level(

@@ -40,7 +40,7 @@ from hermes_conformance.oracle.rounding_noise import (
 )
 
 # Cases of the laws of generation, whose logits and gradients no other law judges.
-GENERATED = ("greedy.", "prompt.", "steps.")
+GENERATED = ("greedy.", "prompt.", "steps.", "choices.")
 
 
 def fast_logits(case: Case, backends: Backends) -> Iterator[Measurement]:

@@ -16,6 +16,7 @@ from hermes_conformance.golden.vectors import read_stored_cases
 STEPS, LONG_STEPS, SHORT_STEPS, FEW_STEPS = 30, 100, 6, 12
 # Runs with other optimizers than AdamW, or with more than it.
 NEW_RULES = ("train.muon", "train.normuon", "train.lion", "train.adafactor", "train.groups")
+QUIET_HEAD = (("lm_head.*", "lr=1e-12,weight_decay=0"),)
 FULL_LENGTH = ("train.dropout", "train.gpt2", "train.other rule", "train.hot")
 TRAINING_RECIPE = replace(
     RECIPE,
@@ -53,6 +54,11 @@ def _make_optimizer_cases() -> tuple[Case, ...]:
     original = OptimizerRecipe("muon", muon_scale="original", nesterov=False, weight_decay=0.3)
     return (
         make("muon", make_spec(), OptimizerRecipe("muon"), ema=0.9),
+        # A head so small, and kept so, that the gradients behind it are below Muon's least norm.
+        replace(
+            make("quiet muon", make_spec(), OptimizerRecipe("muon"), groups=QUIET_HEAD),
+            head_gain=1e-6,
+        ),
         make("muon original", biased, original, groups=groups),
         make("normuon", make_spec(), OptimizerRecipe("normuon", momentum=0.8)),
         make("lion", biased, OptimizerRecipe("lion", beta2=0.98), lr=3e-4),
