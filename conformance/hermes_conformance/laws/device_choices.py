@@ -131,7 +131,7 @@ def choices_apart(case: Case, backends: Backends) -> Iterator[Measurement]:
                 yield compare_values(what, int(got[row]), chosen, tolerance.EXACT)
 
 
-def written_ahead(case: Case, backends: Backends) -> Iterator[Measurement]:
+def writes_ahead(case: Case, backends: Backends) -> Iterator[Measurement]:
     """A text that is written ahead of what the host reads has as many tokens as asked, its own.
 
     No number is drawn for a token that nobody asked for.
@@ -206,6 +206,6 @@ LAWS = (
     _make_law(
         "written-ahead",
         "a text that is written before its tokens were read is the host's, and no longer",
-        written_ahead,
+        writes_ahead,
     ),
 )
