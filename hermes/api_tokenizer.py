@@ -1,6 +1,7 @@
 """The public function that trains a tokenizer."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from hermes.arguments import convert_arguments, name_own_arguments
@@ -12,10 +13,18 @@ from hermes.tokenizer import SPECIAL_TOKENS, Tokenizer
 from hermes.tokenizer.training import Settings
 from hermes.training.new_tokenizer import TokenizerTraining
 
-__all__ = ["train_tokenizer"]
+__all__ = ["TOKENIZER_ARGUMENTS", "train_tokenizer"]
+
+# Of `train_tokenizer`, by the options of its command that have other names.
+TOKENIZER_ARGUMENTS = {
+    "input": "inputs",
+    "nfc": "normalize_nfc",
+    "format": "file_format",
+    "special_token": "special_tokens",
+}
 
 
-@name_own_arguments
+@partial(name_own_arguments, renamed=TOKENIZER_ARGUMENTS)
 def train_tokenizer(
     inputs: str | Path | Sequence[str | Path],
     *,

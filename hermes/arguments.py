@@ -75,15 +75,19 @@ FLAG = re.compile(r"--(no-)?([a-z][a-z0-9-]*)( (?=[A-Z]+\b))?")
 PART = re.compile(r"(?<![\w.'\"/-])([a-z]+)\.([a-z_]+)(?![\w('\".])")  # lora.rank
 
 
-def name_arguments(message: str, values: Mapping[str, object]) -> str:
+def name_arguments(
+    message: str, values: Mapping[str, object], renamed: Mapping[str, str] | None = None
+) -> str:
     """A message about a command's options, with the names of Python's arguments where it has them.
 
     `--keep-last` is keep_last, `--tokenizer FILE` is tokenizer=FILE and `--resume` is resume=True;
-    a part of a recipe's field that is an argument has that name, lora.rank is lora_rank.
+    a part of a recipe's field that is an argument has that name, lora.rank is lora_rank. renamed:
+    the arguments of options that have other names.
     """
 
     def name(match: re.Match[str]) -> str:
         argument = match[2].replace("-", "_")
+        argument = (renamed or {}).get(argument, argument)
         if argument not in values:
             return match[0]
         if isinstance(values[argument], bool):
@@ -97,8 +101,13 @@ def name_arguments(message: str, values: Mapping[str, object]) -> str:
     return PART.sub(join, FLAG.sub(name, message))
 
 
-def name_own_arguments(function: Callable[P, R]) -> Callable[P, R]:
-    """A public function whose errors speak of its arguments, where those below speak of options."""
+def name_own_arguments(
+    function: Callable[P, R], renamed: Mapping[str, str] | None = None
+) -> Callable[P, R]:
+    """A public function whose errors speak of its arguments, where those below speak of options.
+
+    renamed: as in `name_arguments`.
+    """
     names = {name: one.default for name, one in inspect.signature(function).parameters.items()}
 
     @functools.wraps(function)
@@ -107,7 +116,7 @@ def name_own_arguments(function: Callable[P, R]) -> Callable[P, R]:
             return function(*args, **kwargs)
         except HermesError as error:
             if not _IN_COMMAND.get():
-                error.args = (name_arguments(str(error), names), *error.args[1:])
+                error.args = (name_arguments(str(error), names, renamed), *error.args[1:])
             raise
 
     return call

@@ -5,6 +5,8 @@ import inspect
 import pytest
 
 import hermes
+from hermes.api_tokenizer import TOKENIZER_ARGUMENTS
+from hermes.errors import DataError
 from hermes.options import get_options
 
 COMMANDS = {
@@ -33,6 +35,8 @@ OF_THE_LIBRARY = {
     *("progress", "on_progress", "report", "stop", "host", "on_start"),
     "runs",
 }
+# Of train-tokenizer: the files that it writes.
+OF_FILES = {"output", "split", "force_retrain_tokenizer"}
 
 
 @pytest.fixture(params=COMMANDS)
@@ -67,3 +71,18 @@ def test_every_argument_is_typed(pair):
     parameters, _ = pair
     for name, parameter in parameters.items():
         assert parameter.annotation is not inspect.Parameter.empty, name
+
+
+def test_options_that_python_names_otherwise_are_known_to_its_errors():
+    parameters = set(inspect.signature(hermes.train_tokenizer).parameters)
+    options = set(get_options("train-tokenizer")) - OF_THE_COMMAND
+    renamed = {name for name in options - parameters if name in TOKENIZER_ARGUMENTS}
+    assert renamed == set(TOKENIZER_ARGUMENTS) <= options
+    assert set(TOKENIZER_ARGUMENTS.values()) <= parameters
+    assert options - parameters - renamed <= OF_FILES
+
+
+def test_an_error_of_training_a_tokenizer_names_its_own_arguments(tmp_path):
+    (tmp_path / "a.csv").write_text("text\na\n")
+    with pytest.raises(DataError, match=r"; file_format says jsonl"):
+        hermes.train_tokenizer(tmp_path / "a.csv", file_format="jsonl")

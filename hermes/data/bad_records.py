@@ -3,13 +3,28 @@
 from hermes.errors import DataError
 from hermes.formatting import format_count
 
-__all__ = ["LISTED", "MAX_BAD_RECORDS", "SKIP_ADVICE", "BadRecords", "skip_or_raise"]
+__all__ = [
+    "LISTED",
+    "MAX_BAD_RECORDS",
+    "SKIP_ADVICE",
+    "BadRecordError",
+    "BadRecords",
+    "skip_or_raise",
+]
 
 MAX_BAD_RECORDS = 0.01
 LISTED = 10
 SKIP_ADVICE = "; --skip-bad-records leaves such records out"
 # Below so many records the share of bad ones is judged only when all are read.
 FEW = 10_000
+
+
+class BadRecordError(DataError):
+    """A record that cannot be read, and may be left out. reason: the sentence without that."""
+
+    def __init__(self, reason: str):
+        super().__init__(f"{reason}{SKIP_ADVICE}")
+        self.reason = reason
 
 
 class BadRecords:
@@ -55,5 +70,5 @@ class BadRecords:
 def skip_or_raise(error: DataError, bad: BadRecords | None) -> None:
     """Leave a record out where bad ones are counted; else raise its error, with that way out."""
     if bad is None:
-        raise DataError(f"{error}{SKIP_ADVICE}") from None
+        raise BadRecordError(str(error)) from None
     bad.skip(error)

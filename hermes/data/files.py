@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, BinaryIO, TypeVar
 
-from hermes.data.bad_records import SKIP_ADVICE, BadRecords
+from hermes.data.bad_records import BadRecordError, BadRecords
 from hermes.data.compression import COMPRESSIONS, open_decompressed, strip_compression
 from hermes.data.prepared_folder import is_prepared
 from hermes.data.remote import is_remote, list_remote, open_remote, restore_address
@@ -192,12 +192,12 @@ def open_source(
 
 
 def decode_file(
-    file: IO[bytes], name: str, *, escape: bool = False, advice: str = ""
+    file: IO[bytes], name: str, *, escape: bool = False, has_records: bool = False
 ) -> Iterator[str]:
     """Yield a file's text in blocks of whole characters. Raises DataError where it is not UTF-8.
 
     escape: bytes that are not UTF-8 become lone surrogates instead (PEP 383), for a reader that
-    leaves out the records that have some. advice: ends the error's sentence.
+    leaves out the records that have some. has_records: the error is a BadRecordError.
     """
     decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape" if escape else "strict")
     done, line, started = 0, 1, False
@@ -208,10 +208,11 @@ def decode_file(
             text = decoder.decode(block, final=not block)
         except UnicodeDecodeError as error:
             line += error.object[: error.start].count(b"\n")
-            raise DataError(
+            reason = (
                 f"{name}:{line}: not UTF-8 at byte {done - incomplete + error.start} "
-                f"(0x{error.object[error.start]:02x}); convert it to UTF-8{advice}"
-            ) from None
+                f"(0x{error.object[error.start]:02x}); convert it to UTF-8"
+            )
+            raise (BadRecordError if has_records else DataError)(reason) from None
         done += len(block)
         line += text.count("\n")
         if text:
@@ -268,9 +269,9 @@ def read_items(
     name, empty = name_source(path), True
     before = 0 if bad is None else bad.bad
     escape = has_records and bad is not None
-    advice = SKIP_ADVICE if has_records else ""
     with open_source(path, wrap) as file:
-        for item in read(decode_file(file, name, escape=escape, advice=advice), name):
+        parts = decode_file(file, name, escape=escape, has_records=has_records)
+        for item in read(parts, name):
             empty = False
             yield item
     if empty and (bad is None or bad.bad == before):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from hermes.data import files
-from hermes.data.bad_records import BadRecords, skip_or_raise
+from hermes.data.bad_records import BadRecordError, BadRecords, skip_or_raise
 from hermes.data.files import (
     STANDARD_INPUT,
     Paths,
@@ -153,6 +153,8 @@ def _append_to_errors(items: Iterator[Any], words: str) -> Iterator[Any]:
     """The same items; a DataError on the way has the words behind its own."""
     try:
         yield from items
+    except BadRecordError as error:
+        raise BadRecordError(f"{error.reason}{words}") from error
     except DataError as error:
         raise DataError(f"{error}{words}") from error
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hermes.data.bad_records import SKIP_ADVICE
+from hermes.data.bad_records import BadRecordError
 from hermes.data.document_index import (
     DocumentIndex,
     IndexPart,
@@ -253,12 +253,9 @@ def open_source_tokens(
     options = DataOptions(record.options, record.max_bad_records)
     try:
         stream = load_tokens(source.data, tokenizer, options)
-    except DataError as error:
+    except BadRecordError as error:
         # The run read it, and nothing is left out now that was not left out then.
-        if not str(error).endswith(SKIP_ADVICE):
-            raise
-        found = str(error).removesuffix(SKIP_ADVICE)
-        raise DataError(f"{found}: the data has changed since the run read it") from None
+        raise DataError(f"{error.reason}: the data has changed since the run read it") from None
     if stream.fingerprint != source.fingerprint:
         stream.close()
         raise DataError(

@@ -14,7 +14,7 @@ import pytest
 import zstandard
 
 from hermes.data import read_records
-from hermes.data.bad_records import SKIP_ADVICE, BadRecords
+from hermes.data.bad_records import SKIP_ADVICE, BadRecordError, BadRecords
 from hermes.data.document_reader import read_documents
 from hermes.errors import DataError, HermesError
 from tests.data.support import message, texts
@@ -123,6 +123,9 @@ def test_a_bad_record_stops_or_is_counted(write):
     path = write("a.jsonl", content)
     said = f"{path}:4: not UTF-8 at byte 27 (0xff); convert it to UTF-8"
     assert message(path) == f"{said}{SKIP_ADVICE}"
+    with pytest.raises(BadRecordError) as caught:
+        texts(path)
+    assert caught.value.reason == said
     bad = BadRecords(limit=1.0)
     assert texts(path, bad=bad) == ["a", "c"]
     assert (bad.good, bad.bad) == (2, 5)
