@@ -34,6 +34,7 @@ SHAPES = (
     ("tiny", {}, 8, 256, {"grad_accum": 2}),
     ("tiny", {}, 8, 256, {"optimizer": {"name": "muon"}}),
     ("tiny", {}, 1, 128, {"optimizer": {"name": "adamw", "moments": "float8"}}),
+    ("tiny", {}, 8, 256, {"optimizer": {"name": "adafactor"}}),
     ("tiny", {}, 8, 256, LORA),
     ("gpt2-small", LAYERS, 2, 256, {}),
     ("smol-llama", LAYERS, 2, 256, {}),

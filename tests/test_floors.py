@@ -40,10 +40,11 @@ FLOORS = {
         {"__main__"},
     ],
     "hermes_numpy": [
-        {"cache", "gradient_noise", "lora", "loss_scale", "module", "optim", "positions"},
+        {"cache", "gradient_noise", "loss_scale", "module", "optim", "positions"},
         {"context", "moment_format", "update_rules"},
         {"ops"},
         {"loss", "model"},
+        {"lora"},
         {"inference"},
         {"backend"},
     ],

@@ -80,10 +80,8 @@ class Optimizer:
             if is_short_slot(slot, self._recipe):
                 loaded[name] = loaded[name].astype(mx.bfloat16)
             if is_coded_slot(slot, self._recipe):
-                # It came from 8 bits, so it has codes of its own.
-                start = mx.array(0, mx.uint32)
-                loaded[name] = encode_moments(loaded[name], FORMATS[slot], start)
-        mx.eval(loaded)
+                loaded[name] = _encode_by_rows(loaded[name], slot)
+            mx.eval(loaded[name])  # so that one wide tensor is there at a time
         return loaded
 
     def compute_scalars(self, lr: float, step: int) -> list[Array]:
@@ -196,6 +194,17 @@ class Optimizer:
             return LazyTensors(held, read, stage=stage)
 
         return {slot: make_tensors(slot, held) for slot, held in self.kept.items()}
+
+
+def _encode_by_rows(value: Array, slot: str) -> Any:
+    """Encode a moment as it is loaded. Having come from 8 bits, it has codes of its own."""
+    rows, parts = len(value), []
+    size = max(1, UPDATED_AT_ONCE // value.shape[-1]) if value.ndim == 2 else rows
+    for begin in range(0, rows, size):
+        some = value if size >= rows else value[begin : begin + size]
+        parts.append(encode_moments(some, FORMATS[slot], mx.array(0, mx.uint32)))
+        mx.eval(parts[-1])
+    return parts[0] if len(parts) == 1 else join_rows(parts)
 
 
 def slice_rows(arrays: Any, begin: int, end: int) -> Any:

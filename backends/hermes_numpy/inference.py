@@ -11,10 +11,12 @@ from hermes.interface import Batch, Tensors, check_tokens
 from hermes.numerics.params import list_parameters
 from hermes.numerics.randomness import dropout_row_keys
 from hermes.numerics.row_layout import check_row_tensors
+from hermes.recipe import Lora
 from hermes.spec import ModelSpec
 from hermes_numpy import ops
 from hermes_numpy.cache import KVCache
 from hermes_numpy.context import Context
+from hermes_numpy.lora import LoraLinear, adapt
 from hermes_numpy.loss import (
     next_token_loss,
     next_token_loss_by_weight,
@@ -32,6 +34,11 @@ class Model:
         self.spec = spec
         self._params = params
         self._module = Transformer(spec, ops).load(params)
+        self._adapters: list[LoraLinear] = []
+
+    def adapt(self, params: Tensors, lora: Lora) -> None:
+        """Put adapters among `params` beside the weights instead of into them: they may drop."""
+        self._adapters = adapt(self._module, self.spec, params, lora)
 
     def logits(self, tokens: Array, segments: Array | None = None) -> Array:
         """Scores of the next token at every position. (B, T) -> (B, T, V)."""
@@ -68,6 +75,8 @@ class Model:
             segments = None if batch.segments is None else batch.segments[a]
             dropout_keys = None if dropout is None else dropout_row_keys(*dropout, batch.rows[a])
             ctx = Context(segments=segments, dropout_keys=dropout_keys)
+            for adapter in self._adapters:
+                adapter.ctx = ctx
             logits = self._module(batch.tokens[a], ctx)
             targets = batch.targets[a]
             weights = None if batch.weights is None else batch.weights[a]

@@ -91,3 +91,18 @@ def test_moments_in_8_bits_take_less_memory_than_wide_ones_while_they_are_update
         del learner
         gc.collect()
     assert peaks[0] > 1.2 * peaks[1] > 1.2 * peaks[2]
+
+
+def test_moments_in_8_bits_are_loaded_some_rows_at_a_time(monkeypatch):
+    """Loading them takes no more than an update."""
+    monkeypatch.setattr(optimizer, "UPDATED_AT_ONCE", 1 << 15)
+    spec = mal.edit_all(make_spec(1), {"hidden_size": "64", "vocab_size": "16000"})
+    gc.collect()
+    mx.reset_peak_memory()
+    batch = make_batch(spec, 1, 1)
+    learner = make_learner("mlx", spec, make_recipe("adamw", "float8"))
+    loaded = mx.get_peak_memory()
+    mx.reset_peak_memory()
+    float(learner.step(batch, 1e-4).grad_norm)
+    mx.synchronize()
+    assert loaded < mx.get_peak_memory()

@@ -153,7 +153,9 @@ class Case:
     @property
     def dropout(self) -> tuple[int, int] | None:
         """(seed, step) of the first step's dropout masks; None where nothing is dropped."""
-        drops = self.spec.has_dropout and self.recipe.objective != "preference"
+        lora = self.recipe.lora
+        drops = self.spec.has_dropout or (lora is not None and lora.dropout > 0)
+        drops = drops and self.recipe.objective != "preference"
         return (self.recipe.seed, 1) if drops else None
 
     @property

@@ -79,6 +79,11 @@ FAULTS = (
         _change_lora(lambda lora: Lora(1, lora.alpha, lora.dropout, lora.targets)),
     ),
     _make_fault(
+        "adapters drop nothing",
+        "lora.dropout/hot",
+        _change_lora(lambda lora: replace(lora, dropout=0.0)),
+    ),
+    _make_fault(
         "rank-stabilized adapters are divided by the rank",
         "lora.rslora/hot",
         _change_lora(lambda lora: replace(lora, rslora=False)),

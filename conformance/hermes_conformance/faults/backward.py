@@ -174,13 +174,18 @@ def _change_dropout_keys(change: Function) -> Plant:
     return plant
 
 
-def _train_frozen_layers(patcher: Patcher) -> None:
-    def wrap(original):
-        return lambda self, spec, state, recipe, *rest, **kwargs: original(
-            self, spec, state, replace(recipe, freeze_layers=0), *rest, **kwargs
-        )
+def _train_frozen(**changes: object) -> Plant:
+    """Make learners of a recipe that freezes less."""
 
-    patcher.wrap_method("backend", "Backend", "learner", wrap)
+    def plant(patcher: Patcher) -> None:
+        def wrap(original):
+            return lambda self, spec, state, recipe, *rest, **kwargs: original(
+                self, spec, state, replace(recipe, **changes), *rest, **kwargs
+            )
+
+        patcher.wrap_method("backend", "Backend", "learner", wrap)
+
+    return plant
 
 
 def _average_over_padding(original, self, batch):
@@ -242,7 +247,15 @@ FAULTS = (
         "ffn.activation=gelu/hot",
         _swap_gelu_derivative,
     ),
-    _make_fault("frozen layers are trained", "L0/frozen", "default/hot", _train_frozen_layers),
+    _make_fault(
+        "frozen layers are trained", "L0/frozen", "default/hot", _train_frozen(freeze_layers=0)
+    ),
+    _make_fault(
+        "tensors that are frozen by name are trained",
+        "L4/update",
+        "train.frozen names/fresh",
+        _train_frozen(freeze=()),
+    ),
     _make_fault(
         "a share's mean is over its own targets",
         "L1/shares",

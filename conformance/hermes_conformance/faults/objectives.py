@@ -1,8 +1,10 @@
 """Faults of the objectives: the next token, and preferences."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from hermes.interface import IGNORE
+from hermes.recipe import Preference
 from hermes_conformance.faults.fault import Fault, Plant
 from hermes_conformance.faults.patcher import FAST_TABLES, TABLES, Function, Patcher
 
@@ -119,6 +121,15 @@ def _change_pair_losses(change: Function) -> Plant:
         )
 
     return plant
+
+
+def _change_rule(change: Callable[[Preference], Preference]) -> Plant:
+    """Compute the losses of pairs by change(rule)."""
+    return _change_pair_losses(
+        lambda original, sums, counts, reference, rule: original(
+            sums, counts, reference, change(rule)
+        )
+    )
 
 
 def _swap_rows(original, sums, counts, reference, rule):
@@ -247,9 +258,7 @@ FAULTS = (
         "beta is counted twice",
         LOSS,
         PAIR,
-        _change_pair_losses(
-            lambda original, s, n, r, rule: original(s, n, r, replace(rule, beta=rule.beta**2))
-        ),
+        _change_rule(lambda rule: replace(rule, beta=rule.beta**2)),
         "preference",
     ),
     _make_fault(
@@ -290,18 +299,35 @@ FAULTS = (
         "label smoothing is ignored",
         LOSS,
         "preference.sigmoid smoothed/hot",
-        _change_pair_losses(
-            lambda original, s, n, r, rule: original(s, n, r, replace(rule, label_smoothing=0.0))
-        ),
+        _change_rule(lambda rule: replace(rule, label_smoothing=0.0)),
         "preference",
     ),
     _make_fault(
         "simpo's margin is left out",
         LOSS,
         "preference.simpo/hot",
-        _change_pair_losses(
-            lambda original, s, n, r, rule: original(s, n, r, replace(rule, gamma=0.0))
-        ),
+        _change_rule(lambda rule: replace(rule, gamma=0.0)),
+        "preference",
+    ),
+    _make_fault(
+        "ipo aims at half the margin",
+        LOSS,
+        "preference.ipo/hot",
+        _change_rule(lambda rule: replace(rule, beta=2 * rule.beta)),
+        "preference",
+    ),
+    _make_fault(
+        "hinge is the logistic loss",
+        LOSS,
+        "preference.hinge/hot",
+        _change_rule(lambda rule: replace(rule, loss="sigmoid")),
+        "preference",
+    ),
+    _make_fault(
+        "the weight of the chosen text is left out",
+        LOSS,
+        "preference.sigmoid smoothed/hot",
+        _change_rule(lambda rule: replace(rule, sft_weight=0.0)),
         "preference",
     ),
     _make_fault(

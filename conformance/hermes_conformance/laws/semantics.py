@@ -265,9 +265,7 @@ LAWS = (
         "gradients agree with the oracle's derivatives",
         derivatives,
         tolerance.DERIVATIVE_64,
-        lambda case: (
-            _compares_gradients(case) and not (case.recipe.lora and case.recipe.lora.dropout)
-        ),
+        _compares_gradients,
         "one learner",
     ),
     _make_law(

@@ -92,6 +92,11 @@ def make_cases(long: bool = False) -> tuple[Case, ...]:
         _make_case("dropout", every_dropout),
         _make_case("gpt2", gpt2, replace(TRAINING_RECIPE, schedule="wsd", decay_ratio=0.3)),
         _make_case("frozen", make_spec(num_layers=3), replace(TRAINING_RECIPE, freeze_layers=1)),
+        _make_case(
+            "frozen names",
+            make_field_specs()["attention.bias=qkv"],
+            replace(TRAINING_RECIPE, freeze=("*.embed_tokens.*", "*.0.mlp.*", "*.1.*norm*")),
+        ),
         replace(
             _make_case("other rule", make_spec(), replace(TRAINING_RECIPE, optimizer=other_rule)),
             packed=True,

@@ -5,10 +5,17 @@ The suite's own tests check this file with five-point differences, which keep te
 Source: Squire and Trapp 1998, "Using complex variables to estimate derivatives of real functions".
 """
 
+from dataclasses import replace
+
 import numpy as np
 
 from hermes.interface import Batch
-from hermes.numerics.lora import find_adapted_paths, find_token_paths, list_trainable
+from hermes.numerics.lora import (
+    find_adapted_paths,
+    find_token_paths,
+    list_adapter_tensors,
+    list_trainable,
+)
 from hermes.numerics.merging import MAGNITUDE, TOKEN_ROWS
 from hermes.recipe import Lora, Recipe
 from hermes.spec import ModelSpec
@@ -40,10 +47,19 @@ def compute_loss_and_slope(
     moved: Arrays = {
         name: make_dual(value, direction.get(name), *rules) for name, value in params.items()
     }
-    if recipe is not None and recipe.lora is not None:
-        _merge_adapters(spec, moved, recipe.lora)
+    lora = None if recipe is None else recipe.lora
+    adapters: Arrays = {}
+    if lora is not None and lora.dropout:
+        names = list_adapter_tensors(spec, replace(lora, token_ids=()))
+        adapters = {name: moved.pop(name) for name in names}
+        _put_token_rows(spec, moved, lora)
+    elif lora is not None:
+        _merge_adapters(spec, moved, lora)
+    model = ORACLE.build(spec, moved)
+    if lora is not None and adapters:
+        model.adapt(adapters, lora)
     z_weight = 0.0 if recipe is None else recipe.z_loss
-    mean = complex(ORACLE.build(spec, moved).compute_loss(batch, dropout, z_weight))
+    mean = complex(model.compute_loss(batch, dropout, z_weight))
     return mean.real, mean.imag / TINY
 
 
@@ -57,6 +73,11 @@ def _merge_adapters(spec: ModelSpec, moved: Arrays, lora: Lora) -> None:
             length = measure_rows(np.asarray(merged).real)
             merged = scale_rows(merged, moved.pop(f"{path}.{MAGNITUDE}"), length)
         moved[f"{path}.weight"] = merged
+    _put_token_rows(spec, moved, lora)
+
+
+def _put_token_rows(spec: ModelSpec, moved: Arrays, lora: Lora) -> None:
+    """Put rows of tokens among the tensors into the embeddings and the head, in place."""
     for path in find_token_paths(spec, lora):
         rows = moved.pop(f"{path}.{TOKEN_ROWS}")
         moved[f"{path}.weight"] = put_rows(moved[f"{path}.weight"], lora.token_ids, rows)
