@@ -215,7 +215,7 @@ def train(
     freeze: Sequence[str] = (),
     shard: str | None = None,
     shard_group: int | None = None,
-    peer_timeout: float = 45,
+    peer_timeout: float | None = None,
     backend: str = "auto",
     device: str | None = None,
     precision: str = "auto",
@@ -272,7 +272,8 @@ def train(
     ('50%', '0.3') for each point of the schedule. log_every: None for every step, or every tenth of
     a run of 10,000 and more. keep_last, keep_every, keep_best: which checkpoints stay, all by
     default. shard to compile: fields of `hermes.interface.Options`. peer_timeout: seconds until a
-    silent rank counts as lost. push_to_hub: OWNER/REPO that gets the model at the end, and with
+    silent rank counts as lost, 45 by default, or 600 before the first step where it may be at work.
+    push_to_hub: OWNER/REPO that gets the model at the end, and with
     push_every_save each checkpoint.
 
     progress: True shows a bar in a terminal or notebook and lines elsewhere, False nothing; None a

@@ -136,7 +136,7 @@ def dpo(
     train_new_tokens: bool = True,
     shard: str | None = None,
     shard_group: int | None = None,
-    peer_timeout: float = 45,
+    peer_timeout: float | None = None,
     backend: str = "auto",
     device: str | None = None,
     precision: str = "auto",

@@ -29,8 +29,9 @@ class ProcessGroup:
 
     def __init__(self, rank_info: RankInfo, group: mx.distributed.Group):
         self.rank_info, self._group = rank_info, group
-        self._timeout = rank_info.first_timeout
+        self._timeout, self._longest = rank_info.first_timeout, 0.0
         self._begun, self._busy = time.perf_counter(), 0.0
+        self._working_since: float | None = None  # None until there is a first step
         self._activity = "the start"  # what a message about a lost peer says was going on
         self._names = ["unknown"] * rank_info.world_size
         self._names = self.all_gather_text(f"host {socket.gethostname()}, process {os.getpid()}")
@@ -78,6 +79,8 @@ class ProcessGroup:
     def begin(self) -> None:
         """Note the time at which every process begins its share of a step."""
         self._begun = time.perf_counter()
+        if self._working_since is not None:
+            self._working_since = self._begun
 
     def ready(self) -> None:
         """Note that this process's share is computed."""
@@ -115,14 +118,24 @@ class ProcessGroup:
         """A context in which a dead peer raises PeerLost, and one that hangs ends this process.
 
         A ring waits for ever: it has no timeout, and its thread cannot be called back. So after
-        ours the only way out is to exit.
+        ours the only way out is to exit. Where nobody chose that timeout, it has in addition as
+        long as any step took so far.
         """
         self._activity = activity or self._activity
-        timer = threading.Timer(self._timeout, self._exit_after_timeout)
+        limit = self._timeout
+        if activity:
+            self._working_since = time.perf_counter()
+        # What waits for the others waits for this device's queue, too: a GPU's step, in the sum of
+        # votes that follows it. So a long step would count as silence.
+        if not self.rank_info.is_timeout_given:
+            limit += self._longest
+        timer = threading.Timer(limit, self._exit_after_timeout, [limit])
         timer.daemon = True
         timer.start()
         try:
             yield
+            if self._working_since is not None:
+                self._longest = max(self._longest, time.perf_counter() - self._working_since)
         except RuntimeError as error:
             if not any(word in str(error) for word in LOST_PEER_WORDS):
                 raise
@@ -133,13 +146,14 @@ class ProcessGroup:
         finally:
             timer.cancel()
 
-    def _exit_after_timeout(self) -> None:
+    def _exit_after_timeout(self, seconds: float) -> None:
         others = [
             f"rank {r} ({name})" for r, name in enumerate(self._names) if r != self.rank_info.rank
         ]
         self.rank_info.last_words(
-            f"rank {self.rank_info.rank} waited {self._timeout:g} s in {self._activity} for "
-            f"{', '.join(others)}; a process hangs, so all end"
+            f"rank {self.rank_info.rank} waited {seconds:.3g} s in {self._activity} for "
+            f"{', '.join(others)}; a process hangs, so all end; if they were at work, give a "
+            "longer peer timeout"
         )
         os._exit(PeerLost.exit_code)
 

@@ -36,21 +36,26 @@ class _Seen:
         # Who says nothing may be in a call that keeps Python's lock.
         in_call = beat.calls != before.calls or (is_mute and computes)
         has_sign = beat.signs != before.signs
-        is_waiting = beat.waits == RANKS and beat.computed == before.computed and not is_mute
+        is_waiting = beat.waits == RANKS and beat.computed == before.computed
         self.silent = self.silent + 1 if is_mute else 0
         self.idle = 0 if has_sign else self.idle + 1
         self.still = 0 if has_sign or in_call else self.still + 1
-        self.waited = self.waited + 1 if is_waiting and not has_sign else 0
+        if not is_mute:  # or a word that comes a little after a tick would end a long wait
+            self.waited = self.waited + 1 if is_waiting and not has_sign else 0
 
 
 class HangRules:
     """Fed once a second, by `add`: a clock would go on while this process is stopped.
 
-    limit: seconds. Ranks are named by any number, such as that of their process.
+    limit: seconds in which a rank does nothing. work_limit: seconds in which all wait for each
+    other, or one computes or keeps Python's lock while another waits; the same, or longer where
+    that may as well be work: a device that computes, or meets the others, looks so. Ranks are named
+    by any number, such as that of their process.
     """
 
-    def __init__(self, limit: float):
+    def __init__(self, limit: float, work_limit: float | None = None):
         self._limit, self._seen = limit, dict[int, _Seen]()
+        self._work_limit = limit if work_limit is None else work_limit
 
     def add(self, said: Mapping[int, Beat | None], computes: Mapping[int, bool]) -> None:
         """Take note of what each rank said last, None before its first word or after its last."""
@@ -61,12 +66,14 @@ class HangRules:
 
     def find(self) -> dict[int, str]:
         """Each rank that hangs, and how: what it did, what the others did, and where it is."""
-        limit, seen = f"for {self._limit:g} s before the first step", self._seen
-        waiting = {rank for rank, one in seen.items() if one.waited > self._limit}
+        seen = self._seen
+        limit, work_limit = (
+            f"for {one:g} s before the first step" for one in (self._limit, self._work_limit)
+        )
+        waiting = {rank for rank, one in seen.items() if one.waited > self._work_limit}
         if len(waiting) == len(seen) > 1:
-            return {
-                rank: self._say(rank, f"it waited {limit}, as did every other") for rank in seen
-            }
+            how = f"it waited {work_limit}, as did every other"
+            return {rank: self._say(rank, how) for rank in seen}
         still = {rank for rank, one in seen.items() if one.still > self._limit}
         # One that nobody waits for may be at what the others have done, but all cannot.
         has_waiter = any(self._is_waiting(rank) for rank in still)
@@ -76,14 +83,14 @@ class HangRules:
             return {rank: self._say(rank, f"it did nothing {limit}{others}") for rank in found}
         if not waiting:
             return {}
-        how = f"one call computed {limit} while others waited"
+        how = f"one call computed {work_limit} while others waited"
         return {rank: self._say(rank, how) for rank in seen if self._is_in_call(rank)}
 
     def find_silent(self) -> list[int]:
-        """Each rank that says nothing more for the limit while another waits as long."""
-        if not any(one.waited > self._limit for one in self._seen.values()):
+        """Each rank that says nothing more for work_limit while another waits as long."""
+        if not any(one.waited > self._work_limit for one in self._seen.values()):
             return []
-        return [rank for rank, one in self._seen.items() if one.silent > self._limit]
+        return [rank for rank, one in self._seen.items() if one.silent > self._work_limit]
 
     def _is_waiting(self, rank: int) -> bool:
         beat = self._seen[rank].beat
@@ -93,7 +100,7 @@ class HangRules:
         """Whether a call computes for as long, and it is not another process that is waited for."""
         one = self._seen[rank]
         waits_else = one.beat is not None and one.beat.waits == OTHERS
-        return one.idle > self._limit > one.still and not waits_else
+        return one.idle > self._work_limit and one.still <= self._limit and not waits_else
 
     def _say(self, rank: int, how: str) -> str:
         beat = self._seen[rank].beat

@@ -9,15 +9,20 @@ from dataclasses import replace
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from hermes.distributed.environment import MEANT, OWN, detect_launcher, read_rank_info
-from hermes.distributed.process_group import SINGLE_PROCESS, ProcessGroup, RankInfo
+from hermes.distributed.process_group import (
+    DEFAULT_TIMEOUT,
+    SINGLE_PROCESS,
+    ProcessGroup,
+    RankInfo,
+)
 from hermes.errors import HermesError
 
 __all__ = [
-    "check_peer_timeout",
     "choose_backend_name",
     "find_rank_info",
     "join_ranks",
     "join_watched",
+    "set_timeouts",
 ]
 
 # Seconds, at least: until the first step is done a rank may read, tokenize and compile.
@@ -71,29 +76,36 @@ def choose_backend_name(name: str, environment: Mapping[str, str]) -> str:
     return name
 
 
-def check_peer_timeout(seconds: float, name: str = "peer_timeout") -> None:
-    """Refuse a timeout that no wait could have. Raises HermesError."""
+def set_timeouts(
+    rank_info: RankInfo, timeout: float | None, name: str = "peer_timeout"
+) -> RankInfo:
+    """A rank with the timeouts of a run. Raises HermesError for one that no wait could have.
+
+    timeout: seconds of silence after which a rank counts as lost; None for DEFAULT_TIMEOUT, which
+    does not bound what may as well be work. name: what it is called by whoever set it.
+    """
+    seconds = DEFAULT_TIMEOUT if timeout is None else timeout
     if not 0 < seconds <= LONGEST_TIMEOUT:
         raise HermesError(
             f"{name} must be above 0 and at most {LONGEST_TIMEOUT:,} seconds, got {seconds:g}"
         )
-
-
-def find_rank_info(environment: Mapping[str, str], timeout: float) -> RankInfo | None:
-    """This process's rank, None where no launcher started others. Raises HermesError.
-
-    timeout: seconds of silence after which a rank counts as lost.
-    """
-    check_peer_timeout(timeout)
-    rank_info = read_rank_info(environment)
-    if rank_info is None:
-        return None
     return replace(
         rank_info,
-        timeout=timeout,
-        first_timeout=max(timeout, FIRST_TIMEOUT),
-        rendezvous_timeout=max(timeout, RENDEZVOUS_TIMEOUT),
+        timeout=seconds,
+        is_timeout_given=timeout is not None,
+        first_timeout=max(seconds, FIRST_TIMEOUT),
+        rendezvous_timeout=max(seconds, RENDEZVOUS_TIMEOUT),
     )
+
+
+def find_rank_info(environment: Mapping[str, str], timeout: float | None) -> RankInfo | None:
+    """This process's rank, None where no launcher started others. Raises HermesError.
+
+    timeout: as of `set_timeouts`.
+    """
+    rank_info = read_rank_info(environment)
+    limited = set_timeouts(rank_info or RankInfo(), timeout)  # refused for one process, too
+    return limited if rank_info else None
 
 
 def join_ranks(

@@ -15,6 +15,7 @@ from typing import Protocol, runtime_checkable
 from hermes.errors import HermesError
 
 __all__ = [
+    "DEFAULT_TIMEOUT",
     "SINGLE_PROCESS",
     "HasSideGroup",
     "ProcessGroup",
@@ -30,6 +31,10 @@ def _to_stderr(line: str) -> None:
     print(f"Error: {line}", file=sys.stderr, flush=True)
 
 
+# Seconds of silence after which a rank counts as lost, where nobody says otherwise.
+DEFAULT_TIMEOUT = 45.0
+
+
 @dataclass(frozen=True)
 class RankInfo:
     """The rank of a process in its run, as the launcher set it.
@@ -37,7 +42,8 @@ class RankInfo:
     local_rank, local_world_size: among the processes of this machine. rendezvous: "host:port" where
     the ranks meet; None where the launcher has told the framework itself. first_timeout: seconds of
     silence after which a rank counts as lost until the first step is done, as it may read, tokenize
-    and compile; timeout: the same afterwards. rendezvous_timeout: seconds within which all ranks
+    and compile; timeout: the same afterwards. is_timeout_given: whether someone chose `timeout`, so
+    that it bounds what may as well be work, too. rendezvous_timeout: seconds within which all ranks
     must arrive. last_words: called with a sentence before a backend ends a process that hangs.
     on_first_step: called once the first step is done.
     """
@@ -48,7 +54,8 @@ class RankInfo:
     local_world_size: int = 1
     rendezvous: str | None = None
     first_timeout: float = 600.0
-    timeout: float = 45.0
+    timeout: float = DEFAULT_TIMEOUT
+    is_timeout_given: bool = True
     rendezvous_timeout: float = 60.0
     last_words: Callable[[str], None] = field(default=_to_stderr, compare=False, repr=False)
     on_first_step: Callable[[], None] = field(default=lambda: None, compare=False, repr=False)
@@ -64,6 +71,14 @@ class RankInfo:
             raise HermesError(
                 f"timeouts must be above 0 seconds, got {', '.join(map(str, limits))}"
             )
+
+    @property
+    def work_timeout(self) -> float:
+        """Seconds before the first step is done in which a rank may be seen to wait or compute.
+
+        A device that computes, or that meets the others, looks as one that hangs.
+        """
+        return self.timeout if self.is_timeout_given else self.first_timeout
 
 
 class ProcessGroup(Protocol):

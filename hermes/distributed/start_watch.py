@@ -21,14 +21,14 @@ __all__ = ["StartWatch"]
 class StartWatch:
     """A thread that looks at the one which makes this object.
 
-    rank_info: of this rank; its timeout is the limit. option: what the limit is called by whoever
-    set it. channel: to rank 0, or to all others; None where there is none. Seconds are counted by
-    looks, since this process may be stopped and continued.
+    rank_info: of this rank; its timeout and work_timeout are the limits. option: what they are
+    called by whoever set them. channel: to rank 0, or to all others; None where there is none.
+    Seconds are counted by looks, since this process may be stopped and continued.
     """
 
     def __init__(self, rank_info: RankInfo, option: str, channel: BeatChannel | None = None):
         self._rank_info, self._option, self._channel = rank_info, option, channel
-        self._rules = HangRules(rank_info.timeout / BEAT)
+        self._rules = HangRules(rank_info.timeout / BEAT, rank_info.work_timeout / BEAT)
         self._watched, self._ended = threading.get_ident(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="start", daemon=True)
 
@@ -59,7 +59,7 @@ class StartWatch:
         self._rules.add(channel.share(beat), {})
         hung = channel.get_verdict()
         if not hung:
-            limit = f"for {self._rank_info.timeout:g} s before the first step"
+            limit = f"for {self._rank_info.work_timeout:g} s before the first step"
             how = f"it said nothing {limit} while others waited: it is stopped, or in a call that"
             hung = dict.fromkeys(self._rules.find_silent(), f"{how} keeps Python's lock")
         if not hung and self._rank_info.rank == 0:

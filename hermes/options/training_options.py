@@ -235,8 +235,8 @@ def _make_machine_options() -> tuple[Option, ...]:
                default_text="all processes",
                help="Shard across groups of N neighboring processes, with a full copy in each "
                "group"),
-        Option("peer_timeout", type=float, default=45, metavar="SECONDS", group=group,
-               scope="call", repeated=True,
+        Option("peer_timeout", type=float, metavar="SECONDS", group=group,
+               scope="call", repeated=True, default_text="45, and longer for what may be work",
                help="Give up on a process that has been silent for this long"),
 
         Option("backend", default="auto", choices=("auto", "torch", "mlx"), group=device,

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from hermes.distributed.environment import read_rank_info
+from hermes.distributed.join import find_rank_info
 from hermes.distributed.process_group import RankInfo
 from hermes.errors import HermesError
 from hermes_cli.commands.train import train as command
@@ -161,3 +162,10 @@ def test_all_processors_count_where_the_system_knows_no_fewer(monkeypatch):
     monkeypatch.delattr("os.sched_getaffinity", raising=False)
     monkeypatch.setattr("os.cpu_count", lambda: 12)
     assert count_cores() == 12
+
+
+def test_a_timeout_that_was_given_bounds_what_may_be_work_and_the_default_does_not():
+    given, plain = find_rank_info(TORCHRUN, 45.0), find_rank_info(TORCHRUN, None)
+    assert (given.timeout, given.work_timeout, given.first_timeout) == (45.0, 45.0, 600.0)
+    assert (plain.timeout, plain.work_timeout, plain.first_timeout) == (45.0, 600.0, 600.0)
+    assert find_rank_info({}, None) is None

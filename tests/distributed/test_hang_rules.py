@@ -120,3 +120,37 @@ def test_who_says_nothing_while_another_waits_is_silent_and_who_has_left_is_not(
     assert judge((9, waiter, mute))[1] == [1]
     assert judge((9, caller, mute))[1] == []  # nobody waits for it yet
     assert judge((9, waiter, lambda k: None))[1] == []
+
+
+@pytest.mark.parametrize(("what", "rank"), [("waiter", 0), ("caller", 1), ("mute", 1)])
+def test_what_may_be_work_has_a_longer_limit_where_nobody_gave_one(what, rank):
+    """Ranks that wait for their GPUs, whose NCCL begins, or of which one compiles in one call."""
+    other = {"waiter": waiter, "caller": caller, "mute": lambda k: Beat(1, 5, RANKS, "m")}[what]
+    found = {}
+    for beats in range(1, 14):
+        rules = HangRules(3.0, 9.0)
+        for k in range(beats):
+            rules.add({0: waiter(k), 1: other(k)}, {})
+        found[beats] = {*rules.find(), *rules.find_silent()}
+    first = next(beats for beats in found if found[beats])
+    assert first == 11  # the first word of a rank, and one beat beyond the limit
+    assert rank in found[first]
+    assert HangRules(3.0, 9.0).find() == {}
+
+
+def test_who_does_nothing_while_others_wait_has_the_short_limit_all_the_same():
+    rules = HangRules(3.0, 9.0)
+    for k in range(5):
+        rules.add({0: waiter(k), 1: Beat(k, 5, "", "i")}, {})
+    assert list(rules.find()) == [1]
+
+
+def test_a_word_that_comes_after_a_tick_does_not_end_a_wait():
+    """Ranks speak once a second and are looked at once a second, by two clocks."""
+    rules = HangRules(3.0)
+    for k in range(9):
+        beat = Beat(k // 2, 5, RANKS, "w")  # at every other tick there is nothing new
+        rules.add({0: beat, 1: beat}, {})
+    assert list(rules.find()) == [0, 1]
+    rules.add({0: Beat(9, 6, RANKS, "w"), 1: beat}, {})  # it works
+    assert rules.find() == {}

@@ -24,17 +24,17 @@ TICK = 1.0  # seconds between two looks
 class HangWatch:
     """Seconds are counted by looks, since this process may have been stopped with all others.
 
-    limit: seconds; 0 for no watch.
+    limit, work_limit: seconds, as of HangRules; a limit of 0 for no watch.
     """
 
-    def __init__(self, folder: str, limit: float):
-        self._folder, self._limit = folder, limit
+    def __init__(self, folder: str, limit: float, work_limit: float | None = None):
+        self._folder, self._limit, self._work_limit = folder, limit, work_limit or limit
         self._ticked_at = 0.0
         self.forget()
 
     def forget(self) -> None:
         """All workers are new."""
-        self._rules = HangRules(self._limit / TICK)
+        self._rules = HangRules(self._limit / TICK, self._work_limit / TICK)
         self._computed: dict[int, float] = {}
         self._stopped: dict[int, int] = {}
 

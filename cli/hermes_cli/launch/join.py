@@ -54,12 +54,13 @@ def join(
     if rank_info is None:
         return SINGLE_PROCESS, options
     tell, rank = context.find_root().obj.tell, rank_info.rank
+    patience = rank_info.timeout
     saves = is_saving(asked["output"]) if rank_info.rank == 0 else lambda: False
 
     def last_words(line: str) -> None:
         stacks = write_stacks(Path(asked["output"]), rank) if asked["output"] else ""
         tell(f"Error: {line}{stacks}")
-        end = time.monotonic() + asked["peer_timeout"]
+        end = time.monotonic() + patience
         while saves() and time.monotonic() < end:
             time.sleep(POLL)
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hermes.distributed.environment import OWN, read_rank_info
-from hermes.distributed.join import check_peer_timeout
+from hermes.distributed.join import set_timeouts
 from hermes.distributed.process_group import RankInfo, exit_without_teardown
 from hermes.errors import HermesError, Interrupted, NonFinite, PeerLost
 from hermes_cli.display.robust_stderr import make_stderr_robust
@@ -56,7 +56,6 @@ def start_workers(
     """
     gpus, processes = asked["num_gpus"], asked["num_processes"]
     number = processes if gpus == 1 else gpus
-    patience = asked["peer_timeout"]
     for option in ("num_gpus", "num_processes"):
         if asked[option] < 1:
             raise HermesError(
@@ -64,7 +63,7 @@ def start_workers(
             )
     if asked["max_restarts"] < 0:
         raise HermesError(f"--max-restarts must be at least 0, got {asked['max_restarts']}")
-    check_peer_timeout(patience, "--peer-timeout")
+    limits = set_timeouts(RankInfo(), asked["peer_timeout"], "--peer-timeout")
     if number == 1 or OWN in os.environ:
         return False
     if gpus > 1 and processes > 1:
@@ -78,15 +77,14 @@ def start_workers(
     signals.grace = None  # the workers say what they save
     call, restarts = context.find_root().obj, asked["max_restarts"]
     command = (call.run, list(call.arguments))
-    patience = asked["peer_timeout"]
-    writing = Writing(is_saving(asked["output"]), patience)
+    writing = Writing(is_saving(asked["output"]), limits.timeout)
 
     def start(folder: str) -> Death | None:
         if backend.name == "mlx":
             return _start_ring(command, number, folder, writing)
         return _start_elastic(command, number, folder, restarts)
 
-    supervise(start, signals, restarts, writing=writing)
+    supervise(start, signals, restarts, writing=writing, work_limit=limits.work_timeout)
     return True
 
 

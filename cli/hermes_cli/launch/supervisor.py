@@ -76,12 +76,20 @@ NOTHING = Writing()
 
 
 def supervise(
-    start: StartWorkers, signals: Signals, restarts: int = 0, *, writing: Writing = NOTHING
+    start: StartWorkers,
+    signals: Signals,
+    restarts: int = 0,
+    *,
+    writing: Writing = NOTHING,
+    work_limit: float | None = None,
 ) -> None:
-    """Run workers until all have ended; report once what several report. Raises click's Exit."""
+    """Run workers until all have ended; report once what several report. Raises click's Exit.
+
+    work_limit: that of HangWatch, whose limit is the patience with what is written.
+    """
     with TemporaryFolder("processes") as folder:
         signals.ends = lambda: _end_all(folder)
-        supervisor = _Supervisor(start, folder, signals, restarts, writing)
+        supervisor = _Supervisor(start, folder, signals, restarts, writing, work_limit)
         supervisor.run()
         code = supervisor.report()
     if code:
@@ -96,6 +104,7 @@ class _Supervisor:
         signals: Signals,
         restarts: int,
         writing: Writing = NOTHING,
+        work_limit: float | None = None,
     ):
         self._start, self._folder, self._signals = start, folder, signals
         self._restarts, self._writing = restarts, writing
@@ -108,7 +117,7 @@ class _Supervisor:
         self._attempt, self._ends, self._quiet_since = 0, 0, 0.0
         self._lost_since: float | None = None
         self._woken_at = self._wrote_at = 0.0
-        self._hangs = HangWatch(folder, writing.patience)
+        self._hangs = HangWatch(folder, writing.patience, work_limit)
         self._done_since: float | None = None
         self._stuck: dict[int, float] = {}  # since when one that has ended was seen stopped
         self._how: dict[int, str] = {}  # pid -> how it hung, where that is known
