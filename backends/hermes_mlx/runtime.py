@@ -30,7 +30,7 @@ from hermes_mlx.lora import adapt
 from hermes_mlx.loss import upcast
 from hermes_mlx.model import Linear, Transformer
 from hermes_mlx.ops import EXACT, FAST, PLAIN
-from hermes_mlx.products import multiply_by_float32
+from hermes_mlx.products import suit_borrowed_blas
 
 DTYPES = {
     "float32": mx.float32,
@@ -100,7 +100,7 @@ class Runtime:
         self.ops = EXACT if exact else FAST if name == "gpu" else PLAIN
         # Not where a model must equal a learner to the bit.
         is_free = not (training or exact or options.as_trained)
-        self._by_float32 = is_free and name == "cpu" and FAST_BLAS
+        self._is_borrowed = is_free and name == "cpu" and FAST_BLAS
         with self.apply_options():
             self.tables = PositionTables(spec, self.master)
             self.module = Transformer(spec, self.ops)
@@ -118,19 +118,42 @@ class Runtime:
                         f"tensor {name!r} has shape {array.shape}, expected {shapes[name]}"
                     )
                 is_short = frozen is not None and frozen.shorten(name, array)
-                loaded = self._load_parameter(array, training, short=is_short)
+                by_columns = not training and self._is_by_columns(name)
+                loaded = self._load_parameter(
+                    array, training, short=is_short, by_columns=by_columns
+                )
                 self.set_parameters({name: loaded})
             if is_free:
-                by_columns = self.ops is PLAIN
+                by_columns = self.ops is PLAIN and not self._is_borrowed
                 join_weights(self.module, Linear, by_columns=by_columns)
 
     @contextmanager
     def apply_options(self) -> Iterator[None]:
         """A context in which new arrays and operations are the device's of the options."""
-        with mx.stream(self.device), multiply_by_float32(self._by_float32):
+        with mx.stream(self.device), suit_borrowed_blas(self._is_borrowed):
             yield
 
-    def _load_parameter(self, array: NDArray[Any], training: bool, *, short: bool = False) -> Array:
+    def _is_by_columns(self, name: str) -> bool:
+        """Whether columns of a matrix are contiguous in a model that is not trained.
+
+        A step of one row multiplies it by each matrix, which BLAS does faster so: the borrowed one
+        that of the head alone, and whole tiles of rows faster by the others as they are stored. The
+        sums are then in another order, so not where the model must equal a learner to the bit.
+        """
+        if self.ops is not PLAIN or self.options.as_trained:
+            return False
+        tied = self.spec.embeddings.tie_weights
+        head = "model.embed_tokens.weight" if tied else "lm_head.weight"
+        return not self._is_borrowed or name == head
+
+    def _load_parameter(
+        self,
+        array: NDArray[Any],
+        training: bool,
+        *,
+        short: bool = False,
+        by_columns: bool = False,
+    ) -> Array:
         """Copy a parameter: in master precision to train, unless it is short.
 
         Else matrices are in that of products.
@@ -139,11 +162,7 @@ class Runtime:
         dtype = self.dtype if is_short else self.master
         # By way of float32: weights may come in bfloat16, which MLX does not take from NumPy.
         host = np.asarray(array, np.float64 if dtype == mx.float64 else np.float32)
-        # A decoding step multiplies one row by each matrix, which BLAS does faster where columns
-        # are contiguous. The sums are then in another order, so not where the model must equal a
-        # learner to the bit.
-        as_trained = training or self.options.as_trained
-        by_columns = self.ops is PLAIN and array.ndim == 2 and not as_trained
+        by_columns = by_columns and array.ndim == 2
         tensor = mx.contiguous(mx.array(host, dtype).T).T if by_columns else mx.array(host, dtype)
         mx.eval(tensor)  # now, or all host copies live until the first pass
         return tensor

@@ -7,7 +7,7 @@ from hermes.interface import Options, find_backend
 from hermes.numerics.params import init_weights
 from hermes.spec import AttentionSpec, BlockSpec, EmbeddingsSpec, FfnSpec, ModelSpec
 from hermes_mlx import FAST_BLAS
-from hermes_mlx.products import multiply_by_float32, project
+from hermes_mlx.products import suit_borrowed_blas, project
 
 mx = pytest.importorskip("mlx.core")
 SPEC = ModelSpec(
@@ -22,7 +22,7 @@ def test_a_product_by_float32_is_the_exact_one_rounded_once(rows):
     with mx.stream(mx.cpu):
         x = mx.array(random.normal(size=(2, rows, 64))).astype(mx.bfloat16)
         w = mx.array(random.normal(size=(96, 64))).astype(mx.bfloat16)
-        with multiply_by_float32(True):
+        with suit_borrowed_blas(True):
             found = project(x, w)
         assert found.dtype == mx.bfloat16
         exact = (
@@ -64,9 +64,9 @@ def test_every_projection_of_a_model_that_only_runs_goes_by_float32():
 
 def test_the_way_ends_with_its_context_also_by_an_error():
     x = mx.ones((1, 4), mx.bfloat16)
-    with pytest.raises(ZeroDivisionError), multiply_by_float32(True):
+    with pytest.raises(ZeroDivisionError), suit_borrowed_blas(True):
         raise ZeroDivisionError
     assert project(x, x).dtype == mx.bfloat16
     from hermes_mlx.products import _WAY
 
-    assert not _WAY.by_float32
+    assert not _WAY.is_borrowed
