@@ -44,6 +44,7 @@ from hermes.training.samples import SampleMaker
 from hermes.training.schedule import compute_lr, count_step_samples, count_steps
 from hermes.training.step_meter import StepCost, StepMeter
 from hermes.training.task_rounds import TaskEvaluator
+from hermes.training.throughput import Throughput
 from hermes.training.training_data import TrainingData
 
 __all__ = ["TrainingLoop"]
@@ -93,7 +94,7 @@ class TrainingLoop:
         self._unannounced: Saved | None = None
         self._pending = PendingSteps()
         self._mark_return()
-        self._timed_tokens, self._timed_from = self.position.tokens, self.clock()
+        self._throughput = Throughput(self.clock, self.position.tokens)
 
     def run(self) -> Iterator[Event]:
         """Train, yielding what happens; ends with Stopped where it was stopped before the end.
@@ -269,21 +270,17 @@ class TrainingLoop:
         # A rank without samples has nothing to measure; it takes part in the mean with weight 0.
         own = self.data.measure(batch, one.report) if batch.num_terms else {}
         others = self.coordinator.average_measures(own, batch.num_terms)
-        update = Update(
-            *(at.step, epoch, at.tokens, loss, one.lr, norm, rate, others),
-            loss_scale=one.loss_scale,
-        )
-        found = {} if self.noise is None else self.noise.read()
-        update = replace(
-            update,
-            grad_noise_scale=found.get("grad_noise_scale"),
-            grad_signal=found.get("grad_signal"),
-            grad_noise=found.get("grad_noise"),
-        )
+        noise = {} if self.noise is None else self.noise.read()
         pace = self.coordinator.measure_pace()
-        if pace is None:
-            return update
-        return replace(update, slowest_rank=pace.slowest, slowest_over_mean=pace.over_mean)
+        return Update(
+            *(at.step, epoch, at.tokens, loss, one.lr, norm, rate, others),
+            slowest_rank=None if pace is None else pace.slowest,
+            slowest_over_mean=None if pace is None else pace.over_mean,
+            loss_scale=one.loss_scale,
+            grad_noise_scale=noise.get("grad_noise_scale"),
+            grad_signal=noise.get("grad_signal"),
+            grad_noise=noise.get("grad_noise"),
+        )
 
     def _mark_return(self) -> None:
         """Note the state that the run returns to where it rolls back, besides its tensors."""
@@ -320,7 +317,7 @@ class TrainingLoop:
         self._evaluated_step = min(self._evaluated_step, step)
         self._tasked_step = min(self._tasked_step, step)
         self.recorder.roll_back(event, self.position)
-        self._timed_tokens, self._timed_from = self.position.tokens, self.clock()
+        self._throughput.restart(self.position.tokens)
         yield event
 
     def _replace_learner(self) -> None:
@@ -336,14 +333,9 @@ class TrainingLoop:
         self.coordinator.use_learner(self.learner, self.position.step)
 
     def _measure_throughput(self, at: Position) -> tuple[float, StepCost]:
-        """Targets per second up to a position since the last call, and the cost.
-
-        Without the time of saves and evaluations.
-        """
-        now = self.clock()
-        tokens, seconds = at.tokens - self._timed_tokens, now - self._timed_from
-        self._timed_tokens, self._timed_from = at.tokens, now
-        rate, cost = round(tokens / seconds if seconds > 0 else 0.0, 1), self.meter.read(seconds)
+        """Targets per second up to a position since the last call, and the cost."""
+        rate, seconds = self._throughput.read(at.tokens)
+        cost = self.meter.read(seconds)
         if cost.peak_memory is not None:
             cost = replace(cost, peak_memory=self.coordinator.find_largest(cost.peak_memory))
         return rate, cost
@@ -360,7 +352,7 @@ class TrainingLoop:
         self.coordinator.mark_saved(path)
         self._unannounced = Saved(self.position.step, path)
         seconds = self.clock() - started
-        self._timed_from += seconds
+        self._throughput.leave_out(seconds)
         self.meter.add_save(seconds)
         if earlier:
             yield earlier  # a save waits for the one before it
@@ -379,11 +371,10 @@ class TrainingLoop:
         """Make the samples that are due, in every rank, as none may wait for another's."""
         if self.samples is None or not self._are_samples_due():
             return
-        started = self.clock()
-        for sample in self.samples.make(self.learner, self.position.step):
-            self.recorder.record_sample(sample)
-            yield sample
-        self._timed_from += self.clock() - started
+        with self._throughput.pause():
+            for sample in self.samples.make(self.learner, self.position.step):
+                self.recorder.record_sample(sample)
+                yield sample
 
     def _evaluate_tasks(self) -> Generator[Event, None, bool]:
         """Evaluate the tasks and record it, once the step's checkpoint is whole on disk.
@@ -391,12 +382,12 @@ class TrainingLoop:
         Returns whether the run was asked to stop.
         """
         assert self.tasks is not None, "only tasks can be missing"
-        started, step = self.clock(), self.position.step
-        self.recorder.wait()
-        yield from self._announce_saved()
-        found = self.tasks.evaluate(self.learner, step)
-        report_stage("")
-        self._timed_from += self.clock() - started
+        step = self.position.step
+        with self._throughput.pause():
+            self.recorder.wait()
+            yield from self._announce_saved()
+            found = self.tasks.evaluate(self.learner, step)
+            report_stage("")
         if found is None:
             return True
         self._tasked_step = step
@@ -409,15 +400,14 @@ class TrainingLoop:
 
     def _evaluate(self) -> Generator[Event, None, bool]:
         """Evaluate, record and yield it; returns whether the run was asked to stop."""
-        started, step = self.clock(), self.position.step
-        with self.coordinator.expect_evaluation():
+        step = self.position.step
+        with self._throughput.pause(), self.coordinator.expect_evaluation():
             numbers = evaluate_learner(
                 self.data,
                 self.learner,
                 self.coordinator.should_stop,
                 has_average=self.recipe.ema > 0,
             )
-        self._timed_from += self.clock() - started
         if numbers is None:
             return True
         evaluation = Evaluation.from_numbers(step, numbers)
