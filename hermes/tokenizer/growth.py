@@ -1,7 +1,7 @@
-"""Bounds how long a tokenizer's normalizer can make a text, before any text is given to it.
+"""Bounds how long a tokenizer can make a text, before any text is given to it.
 
 Stages that replace a character by many multiply: three of ten thousand, one after another, ask for
-terabytes for every such character of the data.
+terabytes for every such character of the data. A template may have a text many times.
 """
 
 import base64
@@ -21,7 +21,14 @@ CHARACTERS = re.compile(r"\[([^\[\]^\\\-&]+)\]")  # a regular expression that li
 
 
 def check_growth(config: Mapping[str, Any], source: str) -> None:
-    """Check that a normalizer lengthens no text without bound. Raises DataError."""
+    """Check that no stage lengthens a text without bound, or repeats it. Raises DataError."""
+    for stage in iterate_stages(config.get("post_processor")):
+        parts = stage.get("single") if stage.get("type") == "TemplateProcessing" else None
+        if isinstance(parts, list) and (times := sum("Sequence" in part for part in parts)) != 1:
+            raise DataError(
+                f"{source}: its post_processor has the text {times:,} times; hermes reads "
+                "templates that have it once"
+            )
     stages = list(iterate_stages(config.get("normalizer")))
     if len(stages) > LARGEST_GROWTH:
         raise DataError(f"{source}: its normalizer has {len(stages):,} stages; write fewer")

@@ -58,6 +58,11 @@ class Tokenizer:
         self._vocabulary = Vocabulary(self._pipelines.original, spelling)
         self._lacking = spelling.find_lacking_bytes(pieces)
         self._beginning = read_beginning(config)
+        if self._beginning is not None and self.find_name(self._beginning) is None:
+            raise DataError(
+                f"{source}: its post_processor begins a text with token {self._beginning}, which "
+                "its vocabulary lacks"
+            )
         self.kind = spelling.kind
         self.training = training
         self._settings = dict(settings or {})

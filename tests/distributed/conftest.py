@@ -1,5 +1,6 @@
-"""A text and its tokenizer, made once."""
+"""A text and its tokenizer, made once; code that every Python runs first."""
 
+import os
 import subprocess
 
 import pytest
@@ -15,3 +16,17 @@ def corpus(tmp_path_factory):
     command = [*HERMES, *["train-tokenizer", "--input", "text.txt", "--output", "tokenizer.json"]]
     subprocess.run([*command, "--vocab-size", "300"], cwd=folder, check=True, capture_output=True)
     return folder
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch):
+    """Runs a text in every Python that is started."""
+
+    def plant(text):
+        folder = tmp_path / "site"
+        folder.mkdir()
+        (folder / "sitecustomize.py").write_text(text)
+        path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
+        monkeypatch.setenv("PYTHONPATH", path)
+
+    return plant

@@ -149,20 +149,6 @@ if any("spawn_main" in word for word in sys.orig_argv):
 
 
 @pytest.fixture
-def site(tmp_path, monkeypatch):
-    """Runs a text in every Python that is started."""
-
-    def plant(text):
-        folder = tmp_path / "site"
-        folder.mkdir()
-        (folder / "sitecustomize.py").write_text(text)
-        path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
-        monkeypatch.setenv("PYTHONPATH", path)
-
-    return plant
-
-
-@pytest.fixture
 def planted(site):
     """Plants a fault in rank 1, after its third update, or makes it slow."""
     return lambda fault="pass", sleep=0.0: site(

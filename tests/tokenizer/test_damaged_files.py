@@ -26,6 +26,21 @@ def chain(*stages):
     return {"type": "Sequence", "normalizers": list(stages)}
 
 
+TEXT_PART = {"Sequence": {"id": "A", "type_id": 0}}
+UNKNOWN_PART = {"SpecialToken": {"id": "q", "type_id": 0}}
+
+
+def template(parts):
+    """A post-processor of these parts; q is a token that no vocabulary has."""
+    token = {"id": "q", "ids": [99_999_999], "tokens": ["q"]}
+    return {
+        "type": "TemplateProcessing",
+        "single": parts,
+        "pair": [TEXT_PART, {"Sequence": {"id": "B", "type_id": 0}}],
+        "special_tokens": {"q": token},
+    }
+
+
 def damage(path, value, base="byte-level"):
     """The text of a sound file in which the value at `path` is another."""
     config = json.loads(json.dumps(BASES[base]))
@@ -51,6 +66,22 @@ CASES = {
     "a number for stages": (
         damage(["decoder"], {"type": "Sequence", "decoders": 5}),
         "not a tokenizer that hermes reads: it is BPE",
+    ),
+    "a template that repeats the text": (
+        damage(["post_processor"], template([TEXT_PART] * 100_000)),
+        "its post_processor has the text 100,000 times; hermes reads templates that have it once",
+    ),
+    "a template without the text": (
+        damage(["post_processor"], template([UNKNOWN_PART])),
+        "its post_processor has the text 0 times",
+    ),
+    "a template with an unknown token": (
+        damage(["post_processor"], template([UNKNOWN_PART, TEXT_PART])),
+        "its post_processor begins a text with token 99999999, which its vocabulary lacks",
+    ),
+    "an unknown token before a text": (
+        damage(["post_processor"], {"type": "BertProcessing", "sep": ["b", 0], "cls": ["a", 2**20]}),
+        "its post_processor begins a text with token 1048576, which its vocabulary lacks",
     ),
     "nesting": ("[" * 200_000, "not a tokenizer.json: "),
     "nesting inside": (damage(["normalizer"], 0).replace(

@@ -48,11 +48,15 @@ NO_TRACE = "To enable traceback see"  # torch's word for having none
 
 
 def start_workers(
-    context: click.Context, asked: ResolvedOptions | Mapping[str, Any], signals: Signals
+    context: click.Context,
+    asked: ResolvedOptions | Mapping[str, Any],
+    signals: Signals,
+    words: str = "",
 ) -> bool:
     """Start the workers that were asked for and wait for them; False where none were.
 
-    Raises click's Exit with their exit code.
+    words: what is said at a signal once the workers have met. Raises click's Exit with their exit
+    code.
     """
     gpus, processes = asked["num_gpus"], asked["num_processes"]
     number = processes if gpus == 1 else gpus
@@ -74,7 +78,7 @@ def start_workers(
     with _filter_torch_log():
         backend = find_launched_backend(asked["backend"], os.environ)
     _check_request(asked, backend, gpus, number)
-    signals.grace = None  # the workers say what they save
+    signals.raise_if_come()
     call, restarts = context.find_root().obj, asked["max_restarts"]
     command = (call.run, list(call.arguments))
     writing = Writing(is_saving(asked["output"]), limits.timeout)
@@ -84,7 +88,9 @@ def start_workers(
             return _start_ring(command, number, folder, writing)
         return _start_elastic(command, number, folder, restarts)
 
-    supervise(start, signals, restarts, writing=writing, work_limit=limits.work_timeout)
+    supervise(
+        start, signals, restarts, writing=writing, work_limit=limits.work_timeout, words=words
+    )
     return True
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import active_children
+from multiprocessing import active_children, util
 from shutil import rmtree
 
 import click
@@ -27,6 +27,8 @@ POLL = 0.1
 # Seconds without an end after which those that remain, once one is lost, hang; and at most. Neither
 # runs while rank 0 writes a checkpoint.
 GRACE, LONGEST_GRACE = 4.0, 8.0
+# Seconds after which one that was handed a signal does not hear it. While workers start all end
+# then: they import for as long as the machine lets them, and have nothing to save.
 DEAF = 2 * GRACE_OF_SIGNALS
 LAST_WORD = 1.0  # seconds for the stacks of one that was stopped
 LOST = PeerLost.exit_code
@@ -82,14 +84,16 @@ def supervise(
     *,
     writing: Writing = NOTHING,
     work_limit: float | None = None,
+    words: str = "",
 ) -> None:
     """Run workers until all have ended; report once what several report. Raises click's Exit.
 
     work_limit: that of HangWatch, whose limit is the patience with what is written.
+    words: what is said at a signal once the workers have met.
     """
     with TemporaryFolder("processes") as folder:
         signals.ends = lambda: _end_all(folder)
-        supervisor = _Supervisor(start, folder, signals, restarts, writing, work_limit)
+        supervisor = _Supervisor(start, folder, signals, restarts, writing, work_limit, words)
         supervisor.run()
         code = supervisor.report()
     if code:
@@ -105,7 +109,9 @@ class _Supervisor:
         restarts: int,
         writing: Writing = NOTHING,
         work_limit: float | None = None,
+        words: str = "",
     ):
+        self._words = words
         self._start, self._folder, self._signals = start, folder, signals
         self._restarts, self._writing = restarts, writing
         self._told: list[WorkerStatus] = []
@@ -130,11 +136,13 @@ class _Supervisor:
         while thread.is_alive():
             thread.join(POLL)
             self._told = read_statuses(self._folder)
+            self._set_grace()
             self._look()
             if self._is_done():
                 self._send(signal.SIGKILL, (one for one in self._told if _is_alive(one.pid)))
                 break
         self._told = read_statuses(self._folder)
+        self._signals.grace = None  # nothing is left but to say how all ended
         if self._crashed:
             raise self._crashed[0]
 
@@ -146,6 +154,13 @@ class _Supervisor:
                 self._deaths.append(death)
         except BaseException as error:
             self._crashed.append(error)
+
+    def _set_grace(self) -> None:
+        """Once the workers have met, wait for what they save; before, they have nothing."""
+        attempt = max((one.attempt for one in self._told), default=0)
+        has_met = any(one.joined for one in self._told if one.attempt == attempt)
+        self._signals.grace = None if has_met else DEAF
+        self._signals.words = self._words if has_met else ""
 
     def _look(self) -> None:
         attempt = max((one.attempt for one in self._told), default=0)
@@ -257,7 +272,8 @@ class _Supervisor:
         codes = sorted({one.code or 0 for one in bad} - {LOST}, key=STOPS.__contains__)
         worst = codes[0] if codes else None
         if worst is None and self._signals.has_come() and not any(one.joined for one in last):
-            click.echo(self._signals.last_words, err=True)
+            if self._signals.claim_last_words():
+                click.echo(self._signals.last_words, err=True)
             return INTERRUPTED
         if worst is not None:
             lines = (
@@ -298,9 +314,13 @@ def _collect_lines(told: Iterable[WorkerStatus], *, warnings: bool = False) -> l
 
 def _end_all(folder: str) -> None:
     """Kill all workers and delete their folder."""
-    for one in active_children():
-        one.kill()
+    for wait in (POLL, 0.0):  # the thread that starts them may be starting one more
+        for one in active_children():
+            one.kill()
+        time.sleep(wait)
     rmtree(folder, ignore_errors=True)
+    # This process ends without its exit functions: multiprocessing would warn of its semaphores.
+    util._run_finalizers(0)  # type: ignore[attr-defined]
 
 
 def _is_alive(pid: int) -> bool:

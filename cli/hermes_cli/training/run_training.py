@@ -89,10 +89,8 @@ def train_run(context: click.Context, /, **_: Any) -> None:
         _check(options, command, output)
         function: Callable[..., TrainResult] = getattr(hermes, command)
         signals: Signals = context.find_root().obj.signals
-        signals.words = STOPPING
-        if start_workers(context, options, signals):
+        if start_workers(context, options, signals, STOPPING):
             return
-        signals.words = ""
         backend = find_launched_backend(options["backend"], os.environ)
         where = make_options(options.values, backend)
         options.values["precision"] = where.precision  # what "auto" comes to, as in all ranks
