@@ -80,7 +80,9 @@ CASES = {
         "its post_processor begins a text with token 99999999, which its vocabulary lacks",
     ),
     "an unknown token before a text": (
-        damage(["post_processor"], {"type": "BertProcessing", "sep": ["b", 0], "cls": ["a", 2**20]}),
+        damage(
+            ["post_processor"], {"type": "BertProcessing", "sep": ["b", 0], "cls": ["a", 2**20]}
+        ),
         "its post_processor begins a text with token 1048576, which its vocabulary lacks",
     ),
     "nesting": ("[" * 200_000, "not a tokenizer.json: "),

@@ -7,7 +7,7 @@ from hermes.interface import Options, find_backend
 from hermes.numerics.params import init_weights
 from hermes.spec import AttentionSpec, BlockSpec, EmbeddingsSpec, FfnSpec, ModelSpec
 from hermes_mlx import FAST_BLAS
-from hermes_mlx.products import suit_borrowed_blas, project
+from hermes_mlx.products import project, suit_borrowed_blas
 
 mx = pytest.importorskip("mlx.core")
 SPEC = ModelSpec(
