@@ -63,6 +63,14 @@ def test_repeated_documents_and_fields_that_are_not_read_are_told(write):
     assert found.faults == []
 
 
+def test_records_without_text_are_told(write):
+    lines = ['{"text": ""}', '{"text": "a"}', '""']
+    found = check_text(write("a.jsonl", "\n".join(lines)))
+    assert found.documents == 1
+    assert found.notes == ("2 records without text, of which no document is made",)
+    assert check_text(write("b.jsonl", lines[1])).notes == ()
+
+
 def test_of_many_fields_the_first_are_named_with_how_many_more_there_are(write):
     record = {"text": "words", **{f"field-{number}": 1 for number in range(2000)}}
     found = check_text(write("a.jsonl", json.dumps(record)))

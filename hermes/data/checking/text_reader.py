@@ -15,6 +15,7 @@ from hermes.data.checking.findings import CheckOptions
 from hermes.data.document_reader import Document, choose_format, read_file
 from hermes.data.encoding_pool import choose_batch_size
 from hermes.data.token_stream import join_pieces
+from hermes.formatting import format_count
 
 if TYPE_CHECKING:
     from hermes.tokenizer import Tokenizer
@@ -42,11 +43,14 @@ class TextReader:
         self._open = _OpenDocument("")
         self.unread: Counter[str] = Counter()
         self._other: Counter[str] = Counter()
+        self._empty = 0
 
     @property
     def notes(self) -> list[str]:
-        """Sentences about records that seem to be of another kind."""
-        return [
+        """Sentences about records without text, and those that seem to be of another kind."""
+        empty = format_count(self._empty, "records")
+        told = [f"{empty} without text, of which no document is made"] if self._empty else []
+        return told + [
             f"{count:,} records have {name!r} and no {self._format.text_field!r}; "
             f"--kind {OTHER_KINDS[name]} reads them"
             for name, count in self._other.items()
@@ -70,9 +74,11 @@ class TextReader:
                 yield from self.finish()
 
     def _count(self, value: Any) -> None:
+        own = self._format.text_field
+        text = value.get(own) if isinstance(value, dict) else value
+        self._empty += text == ""
         if not isinstance(value, dict):
             return
-        own = self._format.text_field
         self.unread.update(name for name in value if name != own)
         if own not in value:
             self._other.update(name for name in OTHER_KINDS if name in value)
