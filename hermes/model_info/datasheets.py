@@ -2,7 +2,8 @@
 
 Rates are of dense products with float32 sums, in 10^12 operations per second. NVIDIA prints those
 of tensor cores with structured sparsity, which doubles them; they are halved here. What a maker
-does not publish is left out. Imports nothing.
+does not publish is left out. Figures are those of the makers' documents that `source` names, taken
+from pages that quote them and not from the documents themselves. Imports nothing.
 """
 
 from collections.abc import Mapping

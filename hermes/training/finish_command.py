@@ -35,7 +35,8 @@ class FinishCommand:
             "HERMES_STATUS": status,
             "HERMES_ERROR": str(error or ""),
         }
-        self._tell(f"the run is {status}; running --on-finish: {self._command}")
+        ended = "failed" if status == "failed" else f"is {status}"
+        self._tell(f"the run {ended}; running --on-finish: {self._command}")
         done = subprocess.run(
             self._command, shell=True, env=os.environ | told, stdin=subprocess.DEVNULL
         )

@@ -295,10 +295,10 @@ class TrainingLoop:
         self.recorder.wait()
         yield from self._announce_saved()
         before, self.early_stopping, guard, self.noise = self._return
-        step, rollbacks = before.step, guard.rollbacks
+        step, skipped, rollbacks = before.step, guard.nonfinite.total, guard.rollbacks
         what = describe_bad(bad)
-        rollbacks.require_more(step, bad.step, what, self.saved)
-        rollbacks.add(step)
+        rollbacks.require_more(step, skipped, bad.step, what, self.saved)
+        rollbacks.add(step, skipped)
         self.position = replace(before, cursor=at.cursor)
         self.data = self.data.continue_from(step, at.cursor)
         self._reader.use_dataset(self.data.dataset)

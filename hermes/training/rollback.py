@@ -20,37 +20,63 @@ from hermes.training.training_data import TrainingData
 
 __all__ = ["LIMIT", "Rollbacks", "find_next_sample", "list_rollbacks", "restore_continuations"]
 
-LIMIT = 3  # rollbacks to one checkpoint
+LIMIT = 3  # rollbacks without a step between them that was made
 
 
 @dataclass
 class Rollbacks:
-    """Counts the rollbacks of a run. total: of all; here: to the checkpoint of step `step`."""
+    """Counts the rollbacks of a run.
+
+    total: of all. in_row: the last ones, between which no step was made. step, skipped: where the
+    last one went back to, and how many of the steps up to there were left out.
+    """
 
     total: int = 0
-    here: int = 0
+    in_row: int = 0
     step: int = -1
+    skipped: int = 0
 
-    def add(self, step: int) -> None:
-        """Count a rollback to a checkpoint, by its step."""
-        self.here = self.here + 1 if step == self.step else 1
-        self.total, self.step = self.total + 1, step
+    def add(self, step: int, skipped: int) -> None:
+        """Count a rollback to the checkpoint of a step, up to which some steps were left out."""
+        self.in_row = self.in_row + 1 if self._is_in_row(step, skipped) else 1
+        self.total, self.step, self.skipped = self.total + 1, step, skipped
+
+    def _is_in_row(self, step: int, skipped: int) -> bool:
+        """Whether all steps from the last rollback's checkpoint to this one's were left out.
+
+        A checkpoint in a row of such steps has the weights of the one before.
+        """
+        return self.step >= 0 and step - self.step == skipped - self.skipped
 
     def add_all(self, records: Iterable[Mapping[str, float]], until: int) -> None:
         """Count those in a run's metrics, up to step `until`."""
+        skipped = 0
         for record in records:
-            if "rollbacks" in record and record["step"] <= until:
-                self.add(int(record["step"]))
+            if record["step"] > until:
+                continue
+            if "skipped_steps" in record:
+                skipped = int(record["skipped_steps"])
+            elif "rollbacks" in record:
+                self.add(int(record["step"]), skipped)
 
-    def require_more(self, back: int, step: int, what: str, saved: Path | None) -> None:
-        """Refuse to go back to a checkpoint once more than LIMIT times. Raises NonFinite."""
-        if back != self.step or self.here < LIMIT:
+    def require_more(
+        self, back: int, skipped: int, bad_step: int, what: str, saved: Path | None
+    ) -> None:
+        """Refuse to go back once more where LIMIT times in a row did not help. Raises NonFinite.
+
+        back, skipped: as of `add`. bad_step, what: what the run would go back from.
+        """
+        if not self._is_in_row(back, skipped) or self.in_row < LIMIT:
             return
         place = saved or "the run's beginning"
+        past = f"to {place} {self.in_row} times without reaching its next checkpoint"
+        advice = "start from it"
+        if back != self.step:
+            past = f"{self.in_row} times without a step between that could be made"
+            advice = "start from a checkpoint before these"
         raise NonFinite(
-            f"step {step}: {what}, and the run has gone back to {place} {self.here} times "
-            "without reaching its next checkpoint, so training stopped; start from it by "
-            "--checkpoint with another --output and a lower --lr, or look at the data"
+            f"step {bad_step}: {what}, and the run has gone back {past}, so training stopped; "
+            f"{advice} by --checkpoint with another --output and a lower --lr, or look at the data"
         )
 
 

@@ -273,3 +273,24 @@ def test_the_second_start_encodes_nothing(tmp_path, monkeypatch):
     assert make(64).dataset.fingerprint == first.dataset.fingerprint
     with pytest.raises(HermesError, match="no example is left"):
         make(48, whole=True)
+
+
+def test_training_on_the_prompt_trains_on_every_token(tmp_path):
+    import hermes
+
+    base, file = small_checkpoint(tmp_path / "base"), tmp_path / "chat.jsonl"
+    write_lines(file, some_chats())
+    trained = {}
+    for wanted in (False, True):
+        hermes.sft(
+            base,
+            file,
+            output=tmp_path / str(wanted),
+            max_steps=1,
+            batch_size=2,
+            seq_len=48,
+            train_on_prompt=wanted,
+            backend="torch",
+        )
+        trained[wanted] = lines(tmp_path / str(wanted))[0]["tokens"]
+    assert 0 < trained[False] < trained[True]

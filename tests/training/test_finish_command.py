@@ -27,7 +27,8 @@ def test_it_runs_however_the_run_ends(tmp_path, monkeypatch, error, status):
         if error is not None:
             raise error
     assert (tmp_path / "told").read_text() == f"{status}|{tmp_path / 'run'}|{error or ''}"
-    assert said == [f"the run is {status}; running --on-finish: {TELL}"]
+    ended = "failed" if status == "failed" else f"is {status}"
+    assert said == [f"the run {ended}; running --on-finish: {TELL}"]
 
 
 def test_its_own_failure_is_a_warning(tmp_path):

@@ -186,6 +186,22 @@ def test_a_run_whose_every_sample_is_bad_stops_with_one_sentence(start, tmp_path
 
 
 @pytest.mark.parametrize("backend", ["torch", "mlx"])
+def test_checkpoints_of_steps_that_were_left_out_are_no_progress(start, tmp_path, backend):
+    """Each rollback is to another one; a run that is stopped and resumed counts them alike."""
+    message = rf"gone back {LIMIT} times without a step between that could be made"
+    given = {"policy": "rollback:2", "data": "every.txt", "save_every": 1, "max_steps": 30}
+    with pytest.raises(NonFinite, match=message):
+        go(start, tmp_path / "run", backend, **given)
+    run, again = read_metrics(tmp_path / "run"), tmp_path / "again"
+    assert [line["rollbacks"] for line in run if "rollbacks" in line] == [1, 2, 3]
+    stopped = iter([False, False, False, True])
+    go(start, again, backend, stop=lambda: next(stopped, True), **given)
+    with pytest.raises(NonFinite, match=message):
+        go(start, again, backend, resume=True, **given)
+    assert numbers(again) == numbers(tmp_path / "run")
+
+
+@pytest.mark.parametrize("backend", ["torch", "mlx"])
 def test_weights_change_at_their_steps_after_a_rollback_too(start, tmp_path, backend):
     few = tmp_path / "few.txt"
     few.write_text(" ".join((start / "some.txt").read_text().split()[:260]))

@@ -25,6 +25,19 @@ def _change_lora(change: Function) -> Plant:
     return plant
 
 
+def _leave_out_first(patcher: Patcher) -> None:
+    """The first adapter, which stands for one of the targets, adds nothing."""
+    first = patcher.load_module("lora").FIRST_SITE
+
+    def wrap(original):
+        def faulty(self, base, lora, site):
+            original(self, base, lora if site > first else replace(lora, alpha=1e-30), site)
+
+        return faulty
+
+    patcher.wrap_method("lora", "LoraLinear", "__init__", wrap)
+
+
 def _follow_lengths(patcher: Patcher) -> None:
     """DoRA's lengths of rows get a gradient."""
 
@@ -82,6 +95,11 @@ FAULTS = (
         "adapters drop nothing",
         "lora.dropout/hot",
         _change_lora(lambda lora: replace(lora, dropout=0.0)),
+    ),
+    _make_fault(
+        "the first adapter adds nothing",
+        "lora.queries and values/hot",
+        _leave_out_first,
     ),
     _make_fault(
         "rank-stabilized adapters are divided by the rank",
