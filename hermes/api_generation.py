@@ -18,6 +18,7 @@ from hermes.inference.generated_text import GeneratedText
 from hermes.inference.grammar import read_json_schema
 from hermes.inference.prompt_cache import CacheKey, PromptCache, hash_weights
 from hermes.inference.prompts_file import (
+    IN_FLIGHT,
     PromptRecord,
     TextsFile,
     generate_texts,
@@ -244,11 +245,12 @@ def _make_file_engine(
     """An engine as large as these texts need, or as batch_invariant needs, whichever they are."""
     size = arguments["batch_size"]
     longest: int | None = max(len(one.prompt) + one.max_tokens for one in made)
+    waiting = IN_FLIGHT * size
     if not arguments["batch_invariant"]:
-        return model.make_engine(rows=min(size, len(made)), capacity=longest)
+        return model.make_engine(rows=min(size, len(made)), capacity=longest, max_queue=waiting)
     if any(one.window_size is not None for one in model.spec.attentions):
         longest = None  # the capacity decides which windows have buffers of their own
-    return model.make_engine(rows=size, capacity=longest, batch_invariant=True)
+    return model.make_engine(rows=size, capacity=longest, max_queue=waiting, batch_invariant=True)
 
 
 def _make_requests(

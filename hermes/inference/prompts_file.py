@@ -14,7 +14,7 @@ from hermes.inference.request import Generation, Request
 from hermes.inference.sampling_options import SAMPLING_OPTIONS
 from hermes.storage.append_only import AppendOnlyFile
 
-__all__ = ["PromptRecord", "TextsFile", "generate_texts", "read_prompt_records"]
+__all__ = ["IN_FLIGHT", "PromptRecord", "TextsFile", "generate_texts", "read_prompt_records"]
 
 OPTIONS = ("max_tokens", "seed", "stop", *SAMPLING_OPTIONS)
 OWN_KEYS = ("index", "settings", "text", "tokens", "finish_reason", "logprobs")

@@ -2,10 +2,9 @@
 
 kernels: operations that compute or copy, as the framework runs them, without views. allocations:
 of their results, those with memory of their own. bytes_read and bytes_written: of their arrays; of
-MLX those of a forward pass and of a decoding step, as it exports no graph with gradients of our
-own. graphs: of
-torch.compile, for both passes, and graph_operations in them. host_reads: numbers read from the
-device.
+MLX by the parts of a step, as it exports no graph that has a gradient of our own: both passes of
+the blocks, the chunked loss with its gradients, and the update. graphs: of torch.compile, for both
+passes, and of mx.compile, and graph_operations in them. host_reads: numbers read from the device.
 
     python -m tests.backends.counting        renews work_counts.json, to be read as a diff
 
@@ -14,7 +13,6 @@ kernels or bytes are slower on every device, also where no clock of this machine
 """
 
 import json
-import math
 import platform
 from functools import partial
 from pathlib import Path
@@ -31,15 +29,11 @@ from hermes.numerics.params import init_weights
 from hermes.recipe import Recipe
 from hermes.spec import AttentionSpec, BlockSpec, EmbeddingsSpec, FfnSpec, ModelSpec
 from hermes_torch import learner as torch_learner
+from tests.backends.mlx_graphs import MLX_VIEWS, count_compiled, count_graph, count_training
 
 GOLDEN = Path(__file__).with_name("work_counts.json")
 T, CAPACITY = 64, 128
 OPTIONS = Options(device="cpu", compile=False, as_trained=True)
-# Operations of MLX that give their input's memory another shape.
-MLX_VIEWS = {
-    "AsStrided", "Broadcast", "BroadcastAxes", "Copy", "ExpandDims", "Flatten", "Reshape", "Slice",
-    "Split", "Squeeze", "StopGradient", "Transpose", "Unflatten",
-}  # fmt: skip
 
 
 def make_spec():
@@ -142,23 +136,6 @@ def count_compiled_torch():
     return {"graphs": len(sizes), "graph_operations": sum(sizes)}
 
 
-def count_bytes(shape, dtype):
-    """The bytes of one of MLX's arrays."""
-    return math.prod(shape) * dtype.size
-
-
-def count_mlx_graph(function, *arrays):
-    """Kernels and bytes of the graph of function(*arrays), which is not run."""
-    told = []
-    mx.export_function(told.append, function, *arrays)
-    kernels = [one for one in told if one.get("name", "View") not in {*MLX_VIEWS, "View"}]
-    read, written = (
-        sum(count_bytes(shape, dtype) for one in kernels for _, shape, dtype in one[side])
-        for side in ("inputs", "outputs")
-    )
-    return {"kernels": len(kernels), "bytes_read": read, "bytes_written": written}
-
-
 def count_mlx(run):
     """Operations that run() evaluates, as MLX fuses them, and host reads."""
     counts = find_backend("mlx").count_work(run)
@@ -171,14 +148,21 @@ def count_mlx_forward():
     runtime = make_learner("mlx").runtime
     tokens = mx.array(make_batch().tokens[0])
     with runtime.apply_options():
-        return count_mlx_graph(lambda x: runtime.module(x, runtime.make_context()), tokens)
+        return count_graph(lambda x: runtime.module(x, runtime.make_context()), tokens)
 
 
 def count_mlx_step():
     """The graph of a decoding step."""
     decoder = make_decoder("mlx")
     with decoder._runtime.apply_options():
-        return count_mlx_graph(decoder._begin_read, mx.zeros((1, 1), mx.int32))
+        return count_graph(decoder._begin_read, mx.zeros((1, 1), mx.int32))
+
+
+def take_compiled_step():
+    """A step of a new learner of MLX, compiled."""
+    spec = make_spec()
+    state, options = TrainState(init_weights(spec, 0), {}, {}, 0), Options("cpu", compile=True)
+    find_backend("mlx").learner(spec, state, Recipe(), options).step(make_batch(1), 1e-3)
 
 
 def count_everything():
@@ -199,6 +183,8 @@ def count_everything():
         "torch device step": count_torch(torch_step),
         "mlx forward": count_mlx_forward(),
         "mlx decoding step": count_mlx_step(),
+        **count_training(mlx_learner, make_batch(1)),
+        "mlx compiled training": count_compiled(take_compiled_step),
         "mlx training": count_mlx(lambda: float(mlx_learner.step(batch, 1e-3).loss)),
         "mlx decoding": count_mlx(lambda: mlx_decoder.advance(token)),
         "mlx device step": count_mlx(mlx_step),

@@ -26,11 +26,20 @@ def test_a_step_is_one_graph_a_pass_and_one_wait():
     """What the stored counts say of design, whatever the versions."""
     expected = json.loads(counting.GOLDEN.read_text(encoding="utf-8"))
     assert expected["torch compiled training"]["graphs"] == 2
+    assert expected["mlx compiled training"]["graphs"] == 2  # both passes, and the update
     for step in ("torch training", "mlx training", "torch decoding", "mlx decoding"):
         assert expected[step]["host_reads"] == 1, step
     # Begun behind the one before, of which nothing has been read yet.
     for step in ("torch device step", "mlx device step"):
         assert expected[step]["host_reads"] == 0, step
+
+
+def test_the_parts_of_mlx_step_are_nearly_all_of_it():
+    """Without the sum of micro-batches' gradients, their division, and the loss's factor."""
+    expected = json.loads(counting.GOLDEN.read_text(encoding="utf-8"))
+    micro_batch = expected["mlx passes"]["kernels"] + expected["mlx loss"]["kernels"]
+    parts = 2 * micro_batch + expected["mlx update"]["kernels"]
+    assert 0.9 < parts / expected["mlx training"]["kernels"] < 1
 
 
 def test_attention_that_is_written_out_shows_in_the_counts(monkeypatch):

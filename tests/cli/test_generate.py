@@ -8,9 +8,11 @@ import sys
 import time
 
 import pytest
+import torch
 
 import hermes
 from hermes.model import Model
+from hermes_torch.row_decoder import RowDecoder
 from tests.cli.support import HERMES
 from tests.finetuning.support import small_checkpoint, write_lines
 
@@ -149,6 +151,26 @@ def test_without_an_output_the_texts_are_lines_of_json(options, call, base, tmp_
         base, prompts=tmp_path / "in.jsonl", max_tokens=12, batch_size=3, backend="torch"
     )
     assert [line["text"] for line in lines] == [str(text) for text in texts]
+
+
+def test_more_texts_at_once_than_a_server_lets_wait_are_generated(base, tmp_path):
+    path = write_lines(tmp_path / "many.jsonl", [{"prompt": "a"}] * 1100)
+    texts = hermes.generate(base, prompts=path, max_tokens=1, batch_size=300, backend="torch")
+    assert len(texts) == 1100
+    assert len({str(text) for text in texts}) == 1
+
+
+def test_a_file_whose_texts_take_too_much_memory_ends_with_the_exit_code_of_that(
+    options, call, monkeypatch
+):
+    def fail(self, *_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(RowDecoder, "advance", fail)
+    code, _, err = call(*options)
+    assert code == 71
+    assert "Error: out of memory while running small on cpu (CUDA out of memory. Tried" in err
+    assert err.endswith("; choose a smaller --batch-size or fewer --max-tokens\n")
 
 
 def test_stop_strings_and_scores_at_the_prompt(base, call):

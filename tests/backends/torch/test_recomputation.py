@@ -7,10 +7,8 @@ import pytest
 
 from hermes.errors import HermesError, Unsupported
 from hermes.interface import Options, TrainState
-from hermes.numerics.lora import init_adapters
-from hermes.recipe import Lora, Recipe
-from hermes.spec import Alibi, AttentionSpec
-from hermes_torch.fused_attention import NO_KERNELS
+from hermes.recipe import Recipe
+from hermes.spec import AttentionSpec
 from tests.backends.support import (
     FLOAT32,
     TRAINING_BACKENDS,
@@ -25,7 +23,6 @@ from tests.backends.torch.attention_support import (
     Graphs,
     make_packed_batch,
     take_cuda_kernels,
-    without_documents,
 )
 
 PLAIN = AttentionSpec(4, 2)
@@ -66,41 +63,18 @@ def test_mlx_refuses_to_keep_some():
         make_learner("mlx", make_spec(), options=SOME)
 
 
-COMBINATIONS = {
-    "documents, window": (True, {"window_size": 20}, 0.0, None),
-    "ALiBi": (False, {"position_encoding": Alibi()}, 0.0, None),
-    "dropout everywhere": (False, {"dropout": 0.1}, 0.1, None),
-    "LoRA, documents, dropout": (True, {"dropout": 0.1}, 0.1, Lora(dropout=0.1)),
-}
-QUICK = {("documents, window", "selective_checkpoint")}
-
-
 @pytest.mark.parametrize(
-    ("name", "kind"),
-    [
-        pytest.param(
-            name,
-            kind,
-            marks=() if (name, kind) in QUICK else pytest.mark.long,
-            id=f"{name}, {kind}",
-        )
-        for name in COMBINATIONS
-        for kind in ("grad_checkpoint", "selective_checkpoint")
-    ],
+    "kind", [pytest.param("grad_checkpoint", marks=pytest.mark.long), "selective_checkpoint"]
 )
-def test_a_compiled_step_is_one_graph_in_each_pass(monkeypatch, name, kind):
-    has_documents, change, dropout, lora = COMBINATIONS[name]
+def test_a_compiled_step_with_the_kernel_of_documents_is_one_graph_in_each_pass(monkeypatch, kind):
+    """Other kinds of layers: tests/backends/test_checkpointing.py."""
     T = 40
-    take_cuda_kernels(monkeypatch, VARLEN if name == "documents, window" else NO_KERNELS)
+    take_cuda_kernels(monkeypatch, VARLEN)
     graphs = Graphs(monkeypatch)
-    model = make_spec(layers=1, attention=dataclasses.replace(PLAIN, **change), dropout=dropout)
-    batch = make_packed_batch(T=T)
-    batch = batch if has_documents else without_documents(batch)
-    options = Options(device="cpu", compile=True, **{kind: True})
+    model = make_spec(layers=1, attention=dataclasses.replace(PLAIN, window_size=20))
     model = dataclasses.replace(model, max_seq_len=T)
-    weights = make_weights(model)
-    adapters = init_adapters(model, lora, 0, weights) if lora else {}
-    state = TrainState({**weights, **adapters}, {}, {}, 0)
-    learner = make_learner("torch", model, Recipe(lora=lora), options, state)
-    learner.grads(batch)
+    options = Options(device="cpu", compile=True, **{kind: True})
+    state = TrainState(make_weights(model), {}, {}, 0)
+    learner = make_learner("torch", model, Recipe(), options, state)
+    learner.grads(make_packed_batch(T=T))
     assert (len(graphs.forward), len(graphs.backward)) == (1, 1)
