@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hermes.data.order import Cursor
+from hermes.errors import DataError
 from hermes.interface import Batch
 
 __all__ = [
@@ -117,7 +118,14 @@ class UpdateLayout:
     def build(
         cls, samples: int, micro_batch: int, accum: int, rank: int, world_size: int
     ) -> "UpdateLayout":
-        """Lay out a step of `samples` for one rank: see `Dataset.draw_batch`."""
+        """Lay out a step of `samples` for one rank: see `Dataset.draw_batch`.
+
+        Raises DataError where there are none, or more than the step has rows.
+        """
+        if not 1 <= samples <= micro_batch * accum * world_size:
+            raise DataError(
+                f"{samples} samples do not fit a step of {micro_batch * accum * world_size} rows"
+            )
         micro = np.arange(accum)[:, None] * world_size + rank
         rows = micro * micro_batch + np.arange(micro_batch)[None, :]
         return cls(rows, rows < samples)

@@ -99,10 +99,6 @@ class DocumentDataset:
         world_size: int = 1,
     ) -> tuple[Batch, Cursor]:
         """Draw this rank's share of the next `samples` documents; return it and the next cursor."""
-        if not 1 <= samples <= micro_batch * accum * world_size:
-            raise DataError(
-                f"{samples} samples do not fit a step of {micro_batch * accum * world_size} rows"
-            )
         taken = order_samples(self.seed, cursor, samples, len(self.train))
         layout = UpdateLayout.build(samples, micro_batch, accum, rank, world_size)
         batch = self._make_batch(self.stream, self.documents, self._choose(taken), layout)

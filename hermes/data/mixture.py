@@ -14,7 +14,6 @@ from hermes.data.mixture_order import MixtureOrder
 from hermes.data.mixture_sources import WeightedSource, parse_mixture, strip_weights
 from hermes.data.order import Cursor
 from hermes.data.text_dataset import TextDataset, make_text_batch
-from hermes.errors import DataError
 from hermes.interface import Batch
 
 __all__ = ["MixtureDataset", "Phase", "WeightedSource", "parse_mixture", "strip_weights"]
@@ -63,10 +62,6 @@ class MixtureDataset:
         world_size: int = 1,
     ) -> tuple[Batch, Cursor]:
         """Draw this rank's share of the next `samples` windows, as `TextDataset.draw_batch`."""
-        if not 1 <= samples <= micro_batch * accum * world_size:
-            raise DataError(
-                f"{samples} samples do not fit a step of {micro_batch * accum * world_size} rows"
-            )
         size = len(self.train)
         positions = cursor.count_samples(size) + np.arange(samples, dtype=np.int64)
         source, window, _ = self.order.find_windows(positions)

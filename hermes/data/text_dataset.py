@@ -74,10 +74,6 @@ class TextDataset:
         The last step of a run may have fewer samples than rows: rows without one have no targets,
         so that shapes never change. Raises DataError where there are more samples than rows.
         """
-        if not 1 <= samples <= micro_batch * accum * world_size:
-            raise DataError(
-                f"{samples} samples do not fit a step of {micro_batch * accum * world_size} rows"
-            )
         taken = order_samples(self.seed, cursor, samples, len(self.train))
         batch = self._make_batch(self.stream, taken, micro_batch, accum, rank, world_size)
         return batch, cursor.advance(samples, len(self.train))

@@ -157,6 +157,15 @@ SIZES = {
 GROUPED = SIZES | {"num_key_value_heads": 2}
 NAMES = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 GEMMA = GROUPED | NAMES | {"head_dim": 12, "sliding_window": 5}
+GPT2 = {
+    "vocab_size": 96,
+    "n_embd": 32,
+    "n_layer": 3,
+    "n_head": 4,
+    "n_positions": 64,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
 CONFIGS = {
     "llama": lambda: transformers.LlamaConfig(**GROUPED, attention_bias=True, mlp_bias=True),
     "mistral": lambda: transformers.MistralConfig(**GROUPED, sliding_window=5),
@@ -167,35 +176,10 @@ CONFIGS = {
     "olmo2": lambda: transformers.Olmo2Config(**GROUPED | NAMES),
     "gemma2": lambda: transformers.Gemma2Config(**GEMMA, query_pre_attn_scalar=20),
     "gemma3": lambda: transformers.Gemma3TextConfig(**GEMMA, query_pre_attn_scalar=20),
-    "gpt2": lambda: transformers.GPT2Config(
-        vocab_size=96,
-        n_embd=32,
-        n_layer=3,
-        n_head=4,
-        n_positions=64,
-        bos_token_id=1,
-        eos_token_id=2,
-    ),
+    "gpt2": lambda: transformers.GPT2Config(**GPT2),
     "gpt2 by layer": lambda: transformers.GPT2Config(
-        vocab_size=96,
-        n_embd=32,
-        n_layer=3,
-        n_head=4,
-        n_positions=64,
-        bos_token_id=1,
-        eos_token_id=2,
-        scale_attn_by_inverse_layer_idx=True,
-        activation_function="relu",
+        **GPT2, scale_attn_by_inverse_layer_idx=True, activation_function="relu"
     ),
-    "gpt2 unscaled": lambda: transformers.GPT2Config(
-        vocab_size=96,
-        n_embd=32,
-        n_layer=3,
-        n_head=4,
-        n_positions=64,
-        bos_token_id=1,
-        eos_token_id=2,
-        scale_attn_weights=False,
-    ),
+    "gpt2 unscaled": lambda: transformers.GPT2Config(**GPT2, scale_attn_weights=False),
     "neox": lambda: transformers.GPTNeoXConfig(**SIZES),
 }

@@ -1,8 +1,12 @@
 """Fixtures of the tests of data."""
 
+import json
+
 import pytest
 
+from hermes.data.prepared import prepare_tokens
 from hermes.tokenizer import train_tokenizer
+from tests.data.preparation import SMALL
 from tests.data.support import TEXT
 
 
@@ -20,3 +24,21 @@ def write(tmp_path):
 @pytest.fixture(scope="module")
 def tokenizer():
     return train_tokenizer([TEXT], vocab_size=300)
+
+
+@pytest.fixture
+def data(write, tmp_path):
+    """Files of several kinds: many documents, a long one, and small ones."""
+    lines = [json.dumps({"text": f"{n} {TEXT[: 7 * n]}"}) for n in range(40)]
+    write("data/a.jsonl", "\n".join(lines))
+    write("data/b.txt", TEXT * 900)
+    for n in range(5):
+        write(f"data/c{n}.txt", f"the {n} cats\n")
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def prepared(data, tokenizer, tmp_path):
+    """The data prepared in one go."""
+    prepare_tokens(data, tokenizer, tmp_path / "whole", options=SMALL)
+    return tmp_path / "whole"

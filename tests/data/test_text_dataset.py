@@ -11,7 +11,7 @@ from hermes.data import (
     dataset,
     tokenize,
 )
-from hermes.data.dataset import count_target_bytes
+from hermes.data.dataset import UpdateLayout, count_target_bytes
 from hermes.data.order import order_samples
 from hermes.errors import DataError, HermesError
 from hermes.interface import IGNORE
@@ -114,6 +114,13 @@ def test_an_update_of_impossible_size_is_refused():
     for samples in (0, 5):
         with pytest.raises(DataError, match=f"^{samples} samples do not fit a step of 4 rows$"):
             data.draw_batch(Cursor(), samples=samples, micro_batch=2, accum=2)
+
+
+def test_no_layout_of_a_step_leaves_out_samples():
+    """Examples and pairs are laid out by it, too."""
+    for samples in (0, 9):
+        with pytest.raises(DataError, match=f"^{samples} samples do not fit a step of 8 rows$"):
+            UpdateLayout.build(samples, 2, 2, 0, 2)
 
 
 def test_the_cursor_of_other_data_is_refused():
