@@ -24,12 +24,13 @@ def _read_foreign(model: str, ignore_fields: tuple[str, ...]) -> ModelSpec | Non
         path = path / "config.json"
     if path.suffix != ".json" or not path.is_file():
         return None
-    from hermes.interop.companions import parse_object
+    from hermes.interop.companions import name_file, parse_object
     from hermes.interop.huggingface.config_reader import read_any_config
     from hermes.storage.reading import read_small
 
     values = parse_object(read_small(path), str(path))
-    return read_any_config(values, ignore_fields).spec
+    with name_file(path):
+        return read_any_config(values, ignore_fields).spec
 
 
 def _require_config(path: Path) -> None:
