@@ -36,7 +36,7 @@ from hermes.stages import report_stage, show_headings, show_stages
 from hermes_cli.display.help_sections import WIDEST_HELP, Row, SectionedGroup
 from hermes_cli.display.robust_stderr import make_stderr_robust
 from hermes_cli.launch.signals import INTERRUPTED, Signals, write_to
-from hermes_cli.options.config_file import get_click_options
+from hermes_cli.options.config_file import get_click_options, shorten_quoted
 
 # The commands under their headings: name, module of hermes_cli.commands, what it does. The command
 # is the module's attribute of that name.
@@ -149,6 +149,7 @@ def _format_usage_error(error: click.UsageError) -> str:
         hint = suggest_option(error.option_name, known, "--")
         return f"{path}: no such option {error.option_name!r}{hint} (see {path} --help)"
     message = re.sub(r"\s*\n\s*", " ", error.format_message()).rstrip(".")
+    message = shorten_quoted(message)
     message = message.replace(". Choose from:", "; choose from:")
     return f"{path}: {message[:1].lower()}{message[1:]} (see {path} --help)"
 

@@ -105,7 +105,7 @@ def _read_foreign(path: Path, ignore: tuple[str, ...]) -> ModelSpec | None:
 
 def _read_config(path: Path, ignore: tuple[str, ...]) -> ModelSpec:
     """Read a config.json, of whatever name. Raises SpecError, HermesError, CheckpointError."""
-    from hermes.interop.companions import parse_object
+    from hermes.interop.companions import name_file, parse_object
     from hermes.interop.huggingface.config_reader import read_any_config
     from hermes.storage.reading import read_small
 
@@ -115,7 +115,8 @@ def _read_config(path: Path, ignore: tuple[str, ...]) -> ModelSpec:
             f"{path} has no 'model_type', so it is no config.json of a model; name the model's "
             "folder, its config.json or a .mal file"
         )
-    return read_any_config(values, ignore).spec
+    with name_file(path):
+        return read_any_config(values, ignore).spec
 
 
 def _read_config_beside(path: Path, ignore: tuple[str, ...]) -> ModelSpec:

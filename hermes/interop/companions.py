@@ -1,14 +1,15 @@
 """The small files beside a model's weights: tokenizer, chat template, generation config."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from hermes.chat_templates.encoder import read_end_of_turn
 from hermes.checkpoint import Companions
 from hermes.checkpoint.layout import CONFIG, GENERATION_CONFIG, TOKENIZER_CONFIG
-from hermes.errors import CheckpointError, HermesError
+from hermes.errors import CheckpointError, HermesError, MalError, SpecError
 from hermes.interop.huggingface.config_writer import make_config
 from hermes.spec import ModelSpec
 from hermes.storage.reading import read_small
@@ -20,6 +21,7 @@ __all__ = [
     "adapt_companions",
     "check_rows",
     "explain_no_text",
+    "name_file",
     "open_tokenizer",
     "parse_object",
     "read_companions",
@@ -30,6 +32,21 @@ __all__ = [
 CHAT_TEMPLATE_FILE = "chat_template.jinja"
 # transformers 5 writes the first as tokenizer_class; transformers 4 knows only the second.
 NEW_CLASS, CLASS = "TokenizersBackend", "PreTrainedTokenizerFast"
+
+
+@contextmanager
+def name_file(path: Path) -> Iterator[None]:
+    """A block whose mistakes of an architecture begin with the file that they stand in."""
+    try:
+        yield
+    except MalError:
+        raise  # it says the line, too
+    except SpecError as error:
+        words = str(error)
+        if not words.startswith(str(path)):
+            own = words.startswith(CONFIG)  # what a reader calls it that knows no path
+            error.args = (f"{path}{words.removeprefix(CONFIG)}" if own else f"{path}: {words}",)
+        raise
 
 
 def read_companions(folder: Path) -> dict[str, bytes]:

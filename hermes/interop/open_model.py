@@ -18,7 +18,7 @@ from hermes.checkpoint.manifest import MANIFEST
 from hermes.checkpoint.weights import read_weights
 from hermes.errors import CheckpointError, HermesError
 from hermes.interface import Tensors
-from hermes.interop.companions import parse_object, read_companions
+from hermes.interop.companions import name_file, parse_object, read_companions
 from hermes.interop.hub import resolve_hub_path
 from hermes.interop.huggingface.config_reader import read_any_config
 from hermes.interop.nanogpt_litgpt import read_litgpt, read_nanogpt
@@ -244,7 +244,8 @@ def _open_torch(path: Path, config: Path | None, ignore: tuple[str, ...]) -> Sto
             "nanoGPT's gelu is read as the exact one; checkpoints from before May 2023 used "
             "gelu_tanh"
         )
-        spec = read_nanogpt(args, ignore)
+        with name_file(path):
+            spec = read_nanogpt(args, ignore)
         found = _Architecture(spec, "nanogpt", notes=(note,), ignored=ignore)
     elif config is not None or near.exists() or beside.exists():
         found = _read_architecture(config or (near if near.exists() else beside), ignore)
@@ -282,7 +283,8 @@ def _read_architecture(path: Path, ignore: tuple[str, ...]) -> _Architecture:
     match path.suffix:
         case ".json":
             values = parse_object(read_small(path), str(path))
-            read = read_any_config(values, ignore)
+            with name_file(path):
+                read = read_any_config(values, ignore)
             return _Architecture(
                 read.spec, read.family, _read_token_ids(values), read.notes, ignore, read.wrapped
             )
@@ -290,7 +292,9 @@ def _read_architecture(path: Path, ignore: tuple[str, ...]) -> _Architecture:
             return _Architecture(mal.load(path), "hermes")
         case ".yaml" | ".yml":
             values = read_value_mapping(path)
-            return _Architecture(read_litgpt(values, str(path), ignore), "litgpt", ignored=ignore)
+            with name_file(path):
+                spec = read_litgpt(values, str(path), ignore)
+            return _Architecture(spec, "litgpt", ignored=ignore)
     raise HermesError(f"--config {path} must end in .json, .mal or .yaml")
 
 

@@ -66,7 +66,9 @@ def read_value_mapping(path: Path) -> dict[str, Value]:
 def _read(path: Path) -> yaml.Node | None:
     data = read_small(path)
     if len(data) > MAX_BYTES:
-        raise HermesError(f"{path}: {len(data)} bytes; a file of options has at most {MAX_BYTES}")
+        raise HermesError(
+            f"{path}: {len(data):,} bytes; a file of options has at most {MAX_BYTES:,}"
+        )
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

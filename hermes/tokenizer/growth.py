@@ -1,7 +1,7 @@
 """Bounds how long a tokenizer can make a text, before any text is given to it.
 
-Stages that replace a character by many multiply: three of ten thousand, one after another, ask for
-terabytes for every such character of the data. A template may have a text many times.
+Stages that replace a character by several multiply: three of ten thousand, one after another, ask
+for terabytes for every such character of the data. A template may have a text many times.
 """
 
 import base64
@@ -29,19 +29,20 @@ def check_growth(config: Mapping[str, Any], source: str) -> None:
                 f"{source}: its post_processor has the text {times:,} times; hermes reads "
                 "templates that have it once"
             )
-    stages = list(iterate_stages(config.get("normalizer")))
-    if len(stages) > LARGEST_GROWTH:
-        raise DataError(f"{source}: its normalizer has {len(stages):,} stages; write fewer")
-    growth = measure_growth(stages)
-    if growth > LARGEST_GROWTH:
-        raise DataError(
-            f"{source}: its normalizer could make one character {growth:.4g} long; hermes reads "
-            f"tokenizers that make at most {LARGEST_GROWTH:,} of one"
-        )
+    for name in ("normalizer", "pre_tokenizer"):  # of these only ByteLevel lengthens
+        stages = list(iterate_stages(config.get(name)))
+        if len(stages) > LARGEST_GROWTH:
+            raise DataError(f"{source}: its {name} has {len(stages):,} stages; write fewer")
+        growth = measure_growth(stages)
+        if growth > LARGEST_GROWTH:
+            raise DataError(
+                f"{source}: its {name} could make one character {growth:.4g} long; hermes reads "
+                f"tokenizers that make at most {LARGEST_GROWTH:,} of one"
+            )
 
 
 def measure_growth(stages: list[dict[str, Any]]) -> float:
-    """Measure into how many characters the stages turn a text of one, at most.
+    """Measure into how many characters stages turn a text of one, at most.
 
     It is a bound, and may be above what they do. Stages that the library refuses count as nothing.
     """

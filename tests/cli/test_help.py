@@ -163,3 +163,6 @@ def test_info_names_the_file_that_was_given(call, here):
         "folder, its config.json or a .mal file"
     )
     refuses(call, 1, message, "info", "tokenizer.json")
+    config = {"model_type": "llama", "hidden_size": 8, "num_attention_heads": 2}
+    (here / "other.json").write_text(json.dumps(config))
+    refuses(call, 1, "other.json has no 'num_hidden_layers'", "info", "other.json")

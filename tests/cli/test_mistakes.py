@@ -157,6 +157,10 @@ def test_an_output_under_a_file_is_an_io_error(here, call):
         ("a: [[[[[[[[[1]]]]]]]]]\n", "c.yaml:1: nested more than 8 deep"),
         ("", "c.yaml has no options; leave out --config, or give a file that has some"),
         ("lr: {\n", "c.yaml:2: not YAML: expected the node content, but found '<stream end>'"),
+        (
+            f"batch_size: {'9' * 5000}\n",
+            f"c.yaml: batch_size: '{'9' * 40}...' is not a valid integer",
+        ),
         ("lr: -1\n", "--lr must be above 0, got -1.0"),
     ],
 )

@@ -62,6 +62,9 @@ def test_a_source_says_what_it_lacks(tmp_path):
         open_model(tmp_path / "w.safetensors", config=tmp_path / "c.toml")
     with pytest.raises(HermesError, match="is a folder, which has its own config"):
         open_model(empty, config=tmp_path / "c.json")
+    (tmp_path / "c.json").write_text(json.dumps(make_config(LLAMA) | {"num_hidden_layers": -1}))
+    with pytest.raises(SpecError, match=r"/c.json: 'num_hidden_layers' must be a whole number"):
+        open_model(tmp_path / "w.safetensors", config=tmp_path / "c.json")
 
 
 class TestTraining:
@@ -86,6 +89,20 @@ class TestTraining:
             "dropout": 0.0,
         }
         torch.save({"model": model, "model_args": args, "iter_num": 3, **more}, path)
+
+    @pytest.mark.parametrize(
+        ("name", "value", "words"),
+        [
+            ("n_layer", 10**9, r"/ckpt.pt: num_layers must be at most 10000, got 1000000000$"),
+            ("n_embd", float("nan"), r"/ckpt.pt: model_args: 'n_embd' must be a whole .* nan$"),
+        ],
+    )
+    def test_a_mistake_in_its_arguments_names_the_file(self, torch, tmp_path, name, value, words):
+        sizes = dict.fromkeys(("n_layer", "n_head", "n_embd", "block_size", "vocab_size"), 2)
+        held = {"model": {"wte": torch.zeros(2, 2)}, "model_args": sizes | {name: value}}
+        torch.save(held, tmp_path / "ckpt.pt")
+        with pytest.raises(SpecError, match=words):
+            open_model(tmp_path / "ckpt.pt")
 
     @pytest.mark.parametrize("prefix", ["", "_orig_mod.", "module."])
     def test_nanogpt(self, torch, tmp_path, prefix):

@@ -27,6 +27,7 @@ def chain(*stages):
 
 
 TEXT_PART = {"Sequence": {"id": "A", "type_id": 0}}
+BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
 UNKNOWN_PART = {"SpecialToken": {"id": "q", "type_id": 0}}
 
 
@@ -67,6 +68,10 @@ CASES = {
         damage(["decoder"], {"type": "Sequence", "decoders": 5}),
         "not a tokenizer that hermes reads: it is BPE",
     ),
+    "a pre_tokenizer that doubles": (
+        damage(["pre_tokenizer"], {"type": "Sequence", "pretokenizers": [BYTES] * 40}),
+        "its pre_tokenizer could make one character 1.209e+24 long",
+    ),
     "a template that repeats the text": (
         damage(["post_processor"], template([TEXT_PART] * 100_000)),
         "its post_processor has the text 100,000 times; hermes reads templates that have it once",
@@ -80,9 +85,7 @@ CASES = {
         "its post_processor begins a text with token 99999999, which its vocabulary lacks",
     ),
     "an unknown token before a text": (
-        damage(
-            ["post_processor"], {"type": "BertProcessing", "sep": ["b", 0], "cls": ["a", 2**20]}
-        ),
+        damage(["post_processor"], {"type": "BertProcessing", "sep": ["", 0], "cls": ["", 2**20]}),
         "its post_processor begins a text with token 1048576, which its vocabulary lacks",
     ),
     "nesting": ("[" * 200_000, "not a tokenizer.json: "),

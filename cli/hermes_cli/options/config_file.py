@@ -4,6 +4,7 @@ Every scalar of a file stays text until the option's own type converts it. `1e-4
 which YAML 1.1 takes for text, and `no` is whatever its option takes it for.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ __all__ = [
     "get_click_options",
     "merge_values",
     "read_value",
+    "shorten_quoted",
 ]
 
 COMMAND_LINE = "command line"
@@ -135,6 +137,11 @@ def _convert_tuples(
     return tuple(found)
 
 
+def shorten_quoted(message: str) -> str:
+    """Cut what a message quotes of a user's value where it has more than 200 characters."""
+    return re.sub(r"'([^']{40})[^']{160,}'", r"'\1...'", message)
+
+
 def _convert_items(
     context: click.Context, option: click.Option, items: "Sequence[Text]", source: str
 ) -> list[object]:
@@ -142,5 +149,5 @@ def _convert_items(
     try:
         return [_get_scalar_type(option).convert(item, option, context) for item in items]
     except click.BadParameter as error:
-        reason = error.message.rstrip(".")
+        reason = shorten_quoted(error.message.rstrip("."))
         raise HermesError(f"{source}: {name}: {reason[:1].lower()}{reason[1:]}") from None

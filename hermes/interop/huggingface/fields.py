@@ -107,7 +107,7 @@ class Fields:
         values = [self._left.pop(alias) for alias in aliases]
         given = [value for value in values if value is not None]
         for alias, value in zip(aliases, values, strict=True):
-            if value is not None and value != given[0]:
+            if value is not None and value is not given[0] and value != given[0]:  # not a nan
                 raise SpecError(
                     f"{self._where}: {self._inside + alias!r} is {_shorten(value)} and "
                     f"{self._inside + aliases[0]!r} {_shorten(given[0])}, which mean the same; "
