@@ -142,6 +142,13 @@ def plan_run(
     )
 
 
+def _format_hours(hours: float) -> str:
+    """Format hours in a unit that leaves them some digits."""
+    if hours >= 1:
+        return f"{hours:,.2f} hours"
+    return f"{hours * 60:.1f} minutes" if hours >= 1 / 30 else f"{hours * 3600:.2g} seconds"
+
+
 def format_plan(plan: TrainingPlan) -> list[str]:
     """A plan as lines for people."""
     memory = plan.memory
@@ -173,9 +180,11 @@ def format_plan(plan: TrainingPlan) -> list[str]:
         rows.append(("steps", f"{plan.steps:,}"))
         rows.append(("tokens", f"{plan.tokens:,}"))
     if plan.tokens_per_second is not None:
-        rows.append(("speed", f"{plan.tokens_per_second:,.0f} tokens/s, {plan.speed_from}"))
+        speed = plan.tokens_per_second
+        digits = f"{speed:,.0f}" if speed >= 10 else f"{speed:.2g}"
+        rows.append(("speed", f"{digits} tokens/s, {plan.speed_from}"))
     if plan.hours is not None:
-        rows.append(("time", f"{plan.hours:,.2f} hours"))
+        rows.append(("time", _format_hours(plan.hours)))
     if plan.energy is not None:
         rows.append(("energy", f"{plan.energy:,.2f} kWh"))
     if plan.price is not None:

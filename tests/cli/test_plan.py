@@ -95,3 +95,21 @@ def test_the_optimizer_is_planned_as_it_is_given(call, tmp_path):
     code, _, err = call("plan", "--model", "nano", "--group", "head.*", "lr=1")
     assert (code, err.count("\n")) == (1, 1)
     assert "group 'head.*' matches no tensor that is trained" in err
+
+
+@pytest.mark.parametrize(
+    ("tokens", "speed", "said"),
+    [
+        (20_480_000, 1000.0, "5.69 hours"),
+        (1_024_000, 1000.0, "17.1 minutes"),
+        (10_240, 1000.0, "10 seconds"),
+        (1024, 0.25, "1.14 hours"),
+    ],
+)
+def test_a_short_run_has_digits_of_its_time_and_a_slow_one_of_its_speed(tokens, speed, said):
+    found = hermes.plan(
+        "nano", tokens=tokens, tokens_per_second=speed, batch_size=4, seq_len=256, backend="torch"
+    )
+    assert said in repr(found)
+    assert "speed  0 tokens" not in " ".join(repr(found).split())
+    assert ("0.25 tokens/s" in repr(found)) is (speed < 1)
