@@ -196,9 +196,10 @@ def test_bisect_names_the_tensor(capsys):
     code, out, _ = run_hermes(capsys, "bisect", "--case", "default/hot", "--dtype", "bfloat16")
     assert (code, "agree on default/hot" in out) == (0, True)
     assert out.endswith("the loss and gradients are not compared in bfloat16\n")
-    code, out, _ = run_hermes(
-        capsys, "bisect", "--case", "lora.dropout/hot"
-    )  # no oracle has its masks
+    code, out, _ = run_hermes(capsys, "bisect", "--case", "lora.dropout/hot")
+    assert (code, "gradients within 1.0e-10 rms" in out) == (0, True)
+    saturated = "edge.saturated attention/hot"  # its gradients vanish
+    code, out, _ = run_hermes(capsys, "bisect", "--case", saturated)
     assert (code, "as L1/derivatives has no such case" in out) == (0, True)
     with plant("rope turns no keys"):
         code, out, _ = run_hermes(capsys, "bisect", "--case", "default/hot")
