@@ -153,7 +153,7 @@ class Model:
         sampling: Sampling | None = None,
         seed: int = 0,
         completion: int = 0,
-        stop: Sequence[str] = (),
+        stop: str | Sequence[str] = (),
         stop_ids: Sequence[int] = (),
         logprobs: int | None = None,
         context_overflow: str = "stop",
@@ -171,7 +171,7 @@ class Model:
             sampling or self.choose_sampling(),
             seed,
             completion,
-            tuple(stop),
+            (stop,) if isinstance(stop, str) else tuple(stop),
             tuple({*self.tokenizer.stop_ids, *stop_ids}),
             logprobs,
             context_overflow,
@@ -242,7 +242,7 @@ class Model:
         top_p: float | None = None,
         min_p: float | None = None,
         seed: int = 0,
-        stop: Sequence[str] = (),
+        stop: str | Sequence[str] = (),
         sampling: Sampling | None = None,
     ) -> str:
         """The text that follows a prompt. temperature 0 takes the likeliest token, always.
@@ -262,7 +262,7 @@ class Model:
         max_tokens: int = 100,
         sampling: Sampling | None = None,
         seed: int = 0,
-        stop: Sequence[str] = (),
+        stop: str | Sequence[str] = (),
         stop_ids: Sequence[int] = (),
         logprobs: int | None = None,
         echo: bool = False,
@@ -273,9 +273,10 @@ class Model:
     ) -> GeneratedText:
         """The text that follows a prompt, and why it ended. show: called with each piece of it.
 
-        stop: strings before which the text ends. stop_ids: tokens that end it, beside the model's.
-        logprobs: how many of the most likely tokens come with each one. echo: the prompt is part of
-        the text; with max_tokens 0 and logprobs, a given text is scored. context_overflow: 'stop'
+        stop: strings before which the text ends, or one. stop_ids: tokens that end it, beside the
+        model's. logprobs: how many of the most likely tokens come with each one. echo: the prompt
+        is part of the text; with max_tokens 0 and logprobs, a given text is scored.
+        context_overflow: 'stop'
         ends the text where the context is full, 'slide' forgets the first half of it. json_schema:
         the text is JSON of this schema; {} for any, and {"type": "object"} for any object. It is
         whole unless max_tokens or the context end it. prompt_cache: a file from which as much of

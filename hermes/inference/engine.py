@@ -13,6 +13,7 @@ from functools import partial
 import numpy as np
 
 from hermes.errors import HermesError, OutOfMemory, describe_exhaustion, is_out_of_memory
+from hermes.formatting import format_count
 from hermes.inference.decoding import PREFILL_CHUNK, check_lengths, shift_context
 from hermes.inference.invariant_reading import WholeChunks
 from hermes.inference.prefixes import PrefixStore, RowState
@@ -106,7 +107,8 @@ class Engine:
         generation = Generation(request, stream, listener)
         with self._lock:
             if len(self._queue) >= self._max_queue:
-                raise QueueIsFull(f"{len(self._queue)} requests wait already; try again later")
+                waiting = format_count(len(self._queue), "requests wait", "request waits")
+                raise QueueIsFull(f"{waiting} already; try again later")
             self._queue.append(generation)
         return generation
 

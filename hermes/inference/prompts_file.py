@@ -17,6 +17,9 @@ from hermes.storage.append_only import AppendOnlyFile
 __all__ = ["IN_FLIGHT", "PromptRecord", "TextsFile", "generate_texts", "read_prompt_records"]
 
 OPTIONS = ("max_tokens", "seed", "stop", *SAMPLING_OPTIONS)
+# Lists of strings, of which one alone may be given as it is, as OpenAI's API takes "stop"; its
+# object of "logit_bias" is a list of ID=NUMBER here.
+LISTS = ("stop", "ban", "dry_breaker", "logit_bias")
 OWN_KEYS = ("index", "settings", "text", "tokens", "finish_reason", "logprobs")
 # Options of `generate` that are the same for all lines.
 OF_THE_FILE = (
@@ -75,6 +78,11 @@ def _parse_record(where: str, line: str) -> PromptRecord:
                 f"{where}: {key!r} is no option; write {close[0]!r}, or give the key another name"
             )
     options = {name: value[name] for name in OPTIONS if name in value}
+    for name in LISTS:
+        if isinstance(options.get(name), str):
+            options[name] = [options[name]]
+    if isinstance(bias := options.get("logit_bias"), dict):
+        options["logit_bias"] = [f"{token}={number}" for token, number in bias.items()]
     rest = {name: v for name, v in value.items() if name not in OPTIONS and name != "prompt"}
     return PromptRecord(value["prompt"], options, rest)
 

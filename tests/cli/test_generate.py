@@ -106,7 +106,8 @@ def test_a_file_of_other_texts_is_refused_and_left_alone(options, call, tmp_path
         ({"prompt": "a", "max-tokens": 1}, "'max-tokens' is no option; write 'max_tokens', or"),
         ({"prompt": "a", "json_schema": {}}, "'json_schema' is the same for all prompts; give it"),
         ({"prompt": "a", "top_k": -1}, "in.jsonl: top_k must be at least 0, got -1"),
-        ({"prompt": "a", "stop": "b"}, "in.jsonl: stop must be a list, each item a string"),
+        ({"prompt": "a", "stop": 5}, "in.jsonl: stop must be a list, each item a string"),
+        ({"prompt": "a", "logit_bias": "x"}, "in.jsonl: --logit-bias needs ID=NUMBER"),
         ({"prompt": "far " * 150}, "in.jsonl: the prompt has"),
     ],
 )
@@ -115,6 +116,22 @@ def test_a_line_that_cannot_be_is_refused_by_its_place(options, call, tmp_path, 
     code, _, err = call(*options, "--output", tmp_path / "out.jsonl")
     assert code == 1
     assert message in err
+
+
+def test_one_string_is_a_list_of_one(options, call, tmp_path):
+    """As OpenAI's API takes "stop"; of the other lists of strings, too."""
+
+    def write(**given):
+        write_lines(tmp_path / "in.jsonl", [{"prompt": "the cat", **given}])
+        code, out, err = call(*options)
+        assert code == 0, err
+        return json.loads(out)["text"]
+
+    free = write()
+    assert write(stop=free[4:6]) == write(stop=[free[4:6]]) == free[: free.index(free[4:6])]
+    assert write(ban=free[4:6]) == write(ban=[free[4:6]])
+    assert write(logit_bias="5=100", temperature=0) == write(logit_bias={"5": 100}, temperature=0)
+    assert write(dry_breaker="a", dry_multiplier=5) == write(dry_breaker=["a"], dry_multiplier=5)
 
 
 def test_options_that_would_do_nothing_are_refused(base, options, call, tmp_path):
@@ -232,3 +249,31 @@ def test_a_command_that_is_killed_loses_no_finished_line(base, tmp_path):
     subprocess.run(line, check=True, stdout=sys.stderr)
     assert out.read_bytes().startswith(kept)
     assert len(read_lines(out)) == 400
+
+
+@pytest.mark.parametrize(
+    "words", [(), ("--echo",), ("--echo", "--max-tokens", 0), ("--temperature", 0), ("file",)]
+)
+def test_backends_give_the_same_tokens_and_log_probabilities(base, options, call, words):
+    """Field by field, also of a file's texts that share a batch, to float32's rounding."""
+
+    def write(backend):
+        plain = ("generate", "-c", base, "-p", "the cat", "--max-tokens", 9, "--json", *words)
+        given = (*options, "--seed", 3) if words == ("file",) else plain
+        code, out, err = call(*given, "--backend", backend, "--precision", "float32", *most)
+        assert code == 0, err
+        return [json.loads(line) for line in out.splitlines()]
+
+    most = ("--logprobs", 4)
+    for ours, theirs in zip(write("torch"), write("mlx"), strict=True):
+        numbers = [], []
+        for one, found in zip((ours, theirs), numbers, strict=True):
+            assert one["logprobs"]
+            for token in one["logprobs"]:
+                # Nearly equal logits may come in another order, and have their own tokens.
+                found += [token.pop("logprob"), *[row[2] for row in token["top"]]]
+                token["top"] = sorted(row[:2] for row in token["top"])
+        assert ours == theirs
+        pairs = list(zip(*numbers, strict=True))
+        assert all((a is None) == (b is None) for a, b in pairs)
+        assert max(abs(a - b) for a, b in pairs if a is not None) < 1e-4

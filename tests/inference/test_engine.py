@@ -187,6 +187,13 @@ def test_the_queue_is_bounded_and_first_come_first_served():
     engine.submit(request)
 
 
+def test_a_queue_of_one_says_so():
+    engine = Engine(make_model("torch"), rows=1, max_queue=1)
+    engine.submit(Request((1,), 2, GREEDY))
+    with pytest.raises(QueueIsFull, match=r"^1 request waits already; try"):
+        engine.submit(Request((1,), 2, GREEDY))
+
+
 def test_a_long_prompt_holds_up_no_one_for_longer_than_a_chunk():
     engine = Engine(make_model("torch"), rows=2, prefill_chunk=4)
     writer = engine.submit(Request((1,), 20, GREEDY))

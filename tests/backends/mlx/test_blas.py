@@ -1,6 +1,7 @@
 """MLX on Linux multiplies with an optimised BLAS where torch has one, and agrees without it."""
 
 import importlib.util
+import os
 import platform
 import subprocess
 import sys
@@ -43,3 +44,23 @@ def test_gradients_below_a_large_vocabulary_pass_with_the_reference_blas():
     command = [sys.executable, "-c", JUDGE_WITH_MLX_FIRST]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@borrows
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({}, "GOMP_SPINCOUNT = '10000'"), ({"GOMP_SPINCOUNT": "77"}, "GOMP_SPINCOUNT = '77'")],
+)
+def test_its_threads_spin_briefly_unless_the_user_says_how_long(given, expected):
+    """On a machine that does something else, threads that spin keep each other waiting."""
+    code = "import hermes_mlx, os; print(os.environ.get('GOMP_SPINCOUNT'))"
+    own = {key: value for key, value in os.environ.items() if not key.startswith(("GOMP", "OMP"))}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**own, **given, "OMP_DISPLAY_ENV": "verbose"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert expected in done.stderr
+    assert done.stdout.strip() == given.get("GOMP_SPINCOUNT", "None")

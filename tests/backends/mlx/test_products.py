@@ -36,6 +36,42 @@ def test_a_product_by_float32_is_the_exact_one_rounded_once(rows):
         assert (np.abs(np.array((found - other).astype(mx.float32))) <= np.abs(exact) / 100).all()
 
 
+def count_left_products(rows, **options):
+    """How many products of a step have the matrix on the left, and the step's logits by row."""
+    weights = init_weights(SPEC, 0)
+    model = find_backend("mlx").build(SPEC, weights, Options(device="cpu", **options))
+    decoder = model.row_decoder(rows, 8)
+    ids = np.random.default_rng(0).integers(0, 100, (rows, 3)).astype(np.int32)
+    for row in range(rows):
+        decoder.open_row(row, 8)
+    decoder.advance(list(range(rows)), ids[:, :2], [2] * rows)
+    seen, plain = [], mx.array.__matmul__
+
+    def multiply(a, b):
+        seen.append(b.shape[-1] == rows and a.ndim == 2)
+        return plain(a, b)
+
+    mx.array.__matmul__ = multiply
+    try:
+        logits = decoder.advance(list(range(rows)), ids[:, 2:], [1] * rows)
+    finally:
+        mx.array.__matmul__ = plain
+    return sum(seen), logits, model.logits(ids)[:, -1]
+
+
+@pytest.mark.skipif(not FAST_BLAS, reason="no BLAS is borrowed here")
+@pytest.mark.parametrize("rows", [1, 15, 16, 17, 48])
+@pytest.mark.parametrize(("precision", "error"), [("float32", 1e-5), ("bfloat16", 0.03)])
+def test_whole_tiles_of_rows_have_the_matrix_on_the_left_and_the_same_logits(
+    rows, precision, error
+):
+    found, logits, whole = count_left_products(rows, precision=precision)
+    # q k v, o, gate and up, down of two layers, and the head.
+    assert found == (2 * 4 + 1 if rows in (16, 48) else 0)
+    assert np.abs(logits - whole).max() <= error * np.sqrt(np.mean(whole**2))
+    assert count_left_products(rows, precision=precision, as_trained=True)[0] == 0
+
+
 def count_conversions(**options):
     """How many products of a pass are of float32 in a bfloat16 model."""
     weights = init_weights(SPEC, 0)
