@@ -168,6 +168,10 @@ def test_the_contents_are_synced_before_the_rename_and_the_folder_after(tmp_path
     seen = []
     write_atomically(tmp_path / "a", b"x", disk=Disk(lambda o: seen.append(o.kind)))
     assert seen == ["create", "write", "sync", "rename", "sync folder"]
+    seen.clear()
+    disk = Disk(lambda operation: seen.append(operation.kind))
+    write_atomically(tmp_path / "a", b"y", disk=disk, sync_name=False)
+    assert seen == ["create", "write", "sync", "rename"]
 
 
 def test_a_folder_in_the_way_and_a_missing_folder_are_refused(tmp_path):
