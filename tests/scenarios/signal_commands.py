@@ -8,6 +8,7 @@ and a checkpoint from which the run resumes, or with 0 because it was done; no t
 """
 
 import argparse
+import json
 import os
 import random
 import signal
@@ -24,6 +25,7 @@ from tests.scenarios.kill_runs import material
 SOON = 5.0
 BUSY = 3.0  # on a machine that other things keep busy
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+TRAINING = ("train", "sft")
 TRAIN = (
     *("train", "--data", "text.txt", "--tokenizer", "tokenizer.json", "--model", "model.mal"),
     *("--seq-len", "16", "--batch-size", "2", "--val-fraction", "0.1", "--eval-every", "3"),
@@ -35,6 +37,12 @@ COMMANDS = {
     "train, 2 processes": (*TRAIN, "--backend", "torch", "--num-processes", "2"),
     "train, 2 processes of mlx": (*TRAIN, "--backend", "mlx", "--num-processes", "2"),
     "train-tokenizer": ("train-tokenizer", "big.txt", "-o", "new.json", "--vocab-size", "2000"),
+    "prepare": ("prepare", "big.txt", "-o", "prepared", "--tokenizer", "tokenizer.json"),
+    "sft": (
+        *("sft", "-c", "trained", "--data", "chat.jsonl", "--overlong", "truncate"),
+        *("--max-steps", "3000", "--save-every", "4", "--log-every", "1"),
+    ),
+    "serve": ("serve", "-c", "trained", "--port", "0"),
     "generate": ("generate", "-c", "trained", "-p", "the", "--num-samples", "500"),
     "chat": ("chat", "-c", "trained", "--max-tokens", "5000"),
     "eval": ("eval", "-c", "trained", "big.txt", "--batch-size", "1"),
@@ -45,9 +53,11 @@ COMMANDS = {
 
 
 def make_material(folder: Path) -> None:
-    """A text, a large one, a tokenizer, a model, and a trained one."""
+    """A text, a large one, conversations, a tokenizer, a model, and a trained one."""
     material(folder, 0)
     text = (folder / "text.txt").read_text()
+    turns = [{"role": "user", "content": "the cat"}, {"role": "assistant", "content": "sat"}]
+    (folder / "chat.jsonl").write_text(f"{json.dumps({'messages': turns})}\n" * 200)
     (folder / "big.txt").write_text("\n".join(text for _ in range(2000)))
     done = start(folder, (*TRAIN, "--max-steps", "4", "--output", "trained"))
     _, err = done.communicate(timeout=120)
@@ -97,7 +107,7 @@ def send(
     """
     output = folder / f"run-{at}"
     arguments = COMMANDS[name]
-    if arguments[0] == "train":
+    if arguments[0] in TRAINING:
         arguments = (*arguments, "--output", str(output))
     process = start(folder, arguments)
     if arguments[0] == "chat":
@@ -106,7 +116,7 @@ def send(
         process.stdin.close()
         process.stdin = None
     await_handlers(process)
-    if trains and arguments[0] == "train":
+    if trains and arguments[0] in TRAINING:
         await_steps(process, output / "metrics.jsonl")
     time.sleep(delay)
     process.send_signal(number)
