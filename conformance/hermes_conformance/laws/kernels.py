@@ -34,6 +34,7 @@ from hermes_conformance.oracle.rounding_noise import (
 
 # Cases of the laws of generation, whose logits and gradients no other law judges.
 GENERATED = ("greedy.", "prompt.", "steps.", "choices.")
+FEW = 16  # single tokens that are scored together, as in a step of decoding
 
 
 def fast_logits(case: Case, backends: Backends) -> Iterator[Measurement]:
@@ -120,9 +121,14 @@ def make_reference_check(precision: str) -> Check:
         subject = backends.subject
         model = subject.build_model(case, precision, as_trained=True, deterministic=True)
         learner = subject.make_learner(case, precision, deterministic=True)
-        # Products of few rows have kernels of their own.
-        for what, at in (("row_logprobs", np.s_[:]), ("of single tokens", np.s_[-2:, -1:])):
-            rows = case.tokens[at], case.batch.targets[0][at]
+        tokens, targets = case.tokens, case.batch.targets[0]
+        last = np.s_[-2:, -1:]  # of two rows; products of a few rows may have forms of their own
+        many = (np.tile(one[last], (FEW // 2, 1)) for one in (tokens, targets))
+        for what, rows in (
+            ("row_logprobs", (tokens, targets)),
+            ("of two tokens", (tokens[last], targets[last])),
+            (f"of {FEW} tokens", tuple(many)),
+        ):
             got, expected = model.row_logprobs(*rows), learner.row_logprobs(*rows)
             yield compare_bits(what, got, expected, tolerance.EXACT)
 
