@@ -25,6 +25,20 @@ def _change_untrained_weights(patcher: Patcher) -> None:
     patcher.wrap_method("runtime", "Runtime", "__init__", wrap)
 
 
+def _change_short_reference(patcher: Patcher) -> None:
+    """A model in bfloat16 that is not trained has other norms."""
+
+    def wrap(original):
+        def faulty(self, spec, params, options, *rest, training, **kwargs):
+            if options.precision == "bfloat16" and not training:
+                params = {n: x * np.float32(1.001) if x.ndim == 1 else x for n, x in params.items()}
+            return original(self, spec, params, options, *rest, training=training, **kwargs)
+
+        return faulty
+
+    patcher.wrap_method("runtime", "Runtime", "__init__", wrap)
+
+
 def _double_short_weights(patcher: Patcher) -> None:
     """Weights given in bfloat16 or float16 are doubled, as if their bits were misread."""
 
@@ -190,6 +204,12 @@ FAULTS = (
         "L2/reference",
         "preference.sigmoid/hot",
         _change_untrained_weights,
+    ),
+    _make_fault(
+        "a reference in bfloat16 has other weights by a thousandth",
+        "L3/reference",
+        "preference.sigmoid/hot",
+        _change_short_reference,
     ),
     _make_fault(
         "weights in a short type are other numbers",

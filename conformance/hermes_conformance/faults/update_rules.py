@@ -13,6 +13,7 @@ MUON, ORIGINAL = "train.muon/fresh", "train.muon original/fresh"
 NORMUON, LION = "train.normuon/fresh", "train.lion/fresh"
 FLOAT8 = "train.muon float8/fresh"
 CODED, SIZES = "L4/coded-moments", "moments.float8/fresh"
+LARGE = "train.large muon float8/fresh"
 RANDOM = "train.groups stochastic/fresh"
 ADAFACTOR, GROUPS = "train.adafactor/fresh", "train.groups/fresh"
 
@@ -92,6 +93,15 @@ def _change_encoding(change: Function) -> Plant:
         )
 
     return plant
+
+
+def _split_every_rule(patcher: Patcher) -> None:
+    """Rules that need a whole matrix are applied to some of its rows at a time, too."""
+
+    def wrap(original):
+        return lambda self, shape, rule: original(self, shape, replace(rule, algorithm="adamw"))
+
+    patcher.wrap_method("optimizer", "Optimizer", "_split_rows", wrap)
 
 
 def _sign_zeros(original, x, form, *rest):
@@ -193,6 +203,15 @@ FAULTS = (
     _make_fault("moments in float8 lose a little", FLOAT8, _change_encoding(
         lambda original, x, *rest: original(x * (1 - 2.0**-6), *rest)
     )),
+    # torch takes eight times as many elements at a time, more than any case has.
+    Fault(
+        "rows of a large matrix are rounded as its first ones", "optimizer", UPDATE, LARGE,
+        _change_encoding(lambda original, x, form, key, *first: original(x, form, key)), "mlx",
+    ),
+    Fault(
+        "Muon's step of a large matrix is taken in pieces", "optimizer", UPDATE, LARGE,
+        _split_every_rule, "mlx",
+    ),
     Fault("moments in float8 have zeros below 0", "optimizer", CODED, SIZES, _change_encoding(
         _sign_zeros
     )),

@@ -17,6 +17,7 @@ from hermes_conformance.laws import (
     gradient_noise,
     interchange,
     invariant_rows,
+    kernel_cases,
     kernels,
     late_numbers,
     loss_limit,
@@ -65,7 +66,7 @@ LEVELS = (
             *device_choices.LAWS,
             *gradient_noise.LAWS_32,
         ),
-        kernels.make_cases,
+        kernel_cases.make_cases,
     ),
     Level(
         "L3",

@@ -5,18 +5,11 @@ head in bfloat16 can hide in the rounding of bfloat16. L1 finds those.
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
-from functools import cache
 
 import numpy as np
 
 from hermes.interface import IGNORE, Model
-from hermes.recipe import Preference
-from hermes.spec import EmbeddingsSpec, FfnSpec, OutputSpec
-from hermes_conformance.cases.case import RECIPE, Case
-from hermes_conformance.cases.specs import ATTENTION, make_field_specs, make_spec
-from hermes_conformance.cases.standard import make_edge_cases, make_objective_cases
-from hermes_conformance.cases.weights import draw_fresh, draw_hot
+from hermes_conformance.cases.case import Case
 from hermes_conformance.laws import generation, ranges, sources
 from hermes_conformance.laws.generation import can_decode, make_decoding_check
 from hermes_conformance.laws.gradients import has_gradient
@@ -41,6 +34,7 @@ from hermes_conformance.oracle.rounding_noise import (
 
 # Cases of the laws of generation, whose logits and gradients no other law judges.
 GENERATED = ("greedy.", "prompt.", "steps.", "choices.")
+FEW = 16  # single tokens that are scored together, as in a step of decoding
 
 
 def fast_logits(case: Case, backends: Backends) -> Iterator[Measurement]:
@@ -119,14 +113,31 @@ def logprobs(case: Case, backends: Backends) -> Iterator[Measurement]:
         yield compare_absolute("logprobs", got / size, expected / size, tolerance.LOGPROB_32)
 
 
-def reference_logprobs(case: Case, backends: Backends) -> Iterator[Measurement]:
-    """A model built as trained has its learner's row_logprobs to the bit, so h starts at 0."""
-    rows = case.tokens, case.batch.targets[0]
-    subject = backends.subject
-    model = subject.build_model(case, "float32", as_trained=True, deterministic=True)
-    learner = subject.make_learner(case, "float32", deterministic=True)
-    got, expected = model.row_logprobs(*rows), learner.row_logprobs(*rows)
-    yield compare_bits("row_logprobs", got, expected, tolerance.EXACT)
+def make_reference_check(precision: str) -> Check:
+    """A check of a policy's first reference in a format."""
+
+    def reference_logprobs(case: Case, backends: Backends) -> Iterator[Measurement]:
+        """A model built as trained has its learner's row_logprobs to the bit, so h starts at 0."""
+        subject = backends.subject
+        model = subject.build_model(case, precision, as_trained=True, deterministic=True)
+        learner = subject.make_learner(case, precision, deterministic=True)
+        tokens, targets = case.tokens, case.batch.targets[0]
+        last = np.s_[-2:, -1:]  # of two rows; products of a few rows may have forms of their own
+        many = (np.tile(one[last], (FEW // 2, 1)) for one in (tokens, targets))
+        for what, rows in (
+            ("row_logprobs", (tokens, targets)),
+            ("of two tokens", (tokens[last], targets[last])),
+            (f"of {FEW} tokens", tuple(many)),
+        ):
+            got, expected = model.row_logprobs(*rows), learner.row_logprobs(*rows)
+            yield compare_bits(what, got, expected, tolerance.EXACT)
+
+    return reference_logprobs
+
+
+def has_own_reference(case: Case) -> bool:
+    """Cases of pairs, but where adapters merged into the reference sum in another order."""
+    return case.batch.pairs is not None and case.recipe.lora is None
 
 
 def gradients(case: Case, backends: Backends) -> Iterator[Measurement]:
@@ -149,66 +160,6 @@ def gradients(case: Case, backends: Backends) -> Iterator[Measurement]:
             scale = max(rms(value), np.abs(value).max() / 10) or exact_norm / np.sqrt(elements)
             what = f"gradient of {name}"
             yield compare_relative(what, got[name], value, tolerance.GRADIENT_32, scale)
-
-
-KERNELS = (
-    "default",
-    "attention.",
-    "ffn.activation=",
-    "ffn.limit=",
-    "ffn.bias=true",
-    "block.norm=",
-    "block.residual_scale=",
-    "block.shared_norm=",
-    "block.attention=none",
-    "block.ffn=none",
-    "model.pattern",
-    "model.num_layers",
-    "embeddings.",
-    "output.",
-)
-FRESH = (
-    "default",
-    "attention.position_encoding=learned",
-    "block.norm=layernorm/pre",
-    "ffn.bias=true",
-)
-
-
-@cache
-def make_cases(long: bool = False) -> tuple[Case, ...]:
-    """The cases of L2: hot ones of fields with kernels of their own, a few fresh, and texts."""
-    specs = [
-        (name, spec)
-        for name, spec in make_field_specs().items()
-        if name.startswith(KERNELS)
-        and (long or name.endswith("/pre") or not name.startswith("block.norm="))
-    ]
-    cases = [
-        Case(f"{name}/hot", s, draw_hot, packed=n % 3 == 2) for n, (name, s) in enumerate(specs)
-    ]
-    cases += [Case(f"{name}/fresh", make_field_specs()[name], draw_fresh) for name in FRESH]
-    cases += [case for case in make_edge_cases() if not case.name.startswith("edge.saturated")]
-    cases += generation.make_cases(long)
-    # One long row: its prefill has matrix products of more rows than any other case's, and its
-    # single tokens have products of one row.
-    biased = replace(ATTENTION, bias="all")
-    long_row = make_spec(
-        biased, FfnSpec(40, bias=True), output=OutputSpec(bias=True), max_seq_len=160
-    )
-    cases.append(Case("decoding.one row/hot", long_row, draw_hot, A=1, B=1, T=140))
-    objectives = ("preference.", "weighted.", "z_loss.", "lora.token rows")
-    cases += [case for case in make_objective_cases() if case.name.startswith(objectives)]
-    # A vocabulary whose logits take several chunks, of next-token losses and of a pair. beta is
-    # small since the rows' sums are hundreds of nats, known to about 1e-5: with a larger beta that
-    # error would become one of the slopes.
-    large = make_spec(vocab_size=300_000, embeddings=EmbeddingsSpec(tie_weights=True))
-    pairs = replace(RECIPE, objective="preference", preference=Preference(beta=0.05))
-    cases.append(Case("slices.next token/hot", large, draw_hot, A=1, B=2, T=30))
-    uneven = Case("slices.weighted/hot", large, draw_hot, A=1, B=2, T=30, weighted=True)
-    cases.append(replace(uneven, recipe=replace(RECIPE, z_loss=0.02)))
-    cases.append(Case("slices.pairs/hot", large, draw_hot, A=1, B=4, T=30, recipe=pairs))
-    return (*cases, *ranges.make_cases())
 
 
 def _make_law(
@@ -285,10 +236,9 @@ LAWS = (
     _make_law(
         "reference",
         "a policy's first reference is itself",
-        reference_logprobs,
+        make_reference_check("float32"),
         tolerance.EXACT,
-        # Adapters that are merged into the reference's weights sum in another order.
-        lambda case: case.batch.pairs is not None and case.recipe.lora is None,
+        has_own_reference,
         "learner",
     ),
     _make_law(

@@ -10,7 +10,7 @@ from functools import cache
 import numpy as np
 
 from hermes_conformance.cases.case import Case
-from hermes_conformance.laws import kernels
+from hermes_conformance.laws import kernel_cases, kernels
 from hermes_conformance.laws.generation import can_decode, make_decoding_check
 from hermes_conformance.laws.gradients import has_gradient
 from hermes_conformance.laws.kernels import compare_loss, compute_target_logprobs, is_ordinary
@@ -87,7 +87,7 @@ def _flatten(grads: Mapping[str, np.ndarray]) -> np.ndarray:
 @cache
 def make_cases(long: bool = False) -> tuple[Case, ...]:
     """The cases of L3: those of L2 with logits, every other hot and fresh one in a short run."""
-    every = kernels.make_cases(long)
+    every = kernel_cases.make_cases(long)
     always = [c for c in every if c.name.startswith(("decoding.", "preference.", "slices."))]
     ordinary = [case for case in every if is_ordinary(case) and case not in always]
     fresh = [case for case in ordinary if case.name.endswith("/fresh")]
@@ -128,6 +128,14 @@ LAWS = (
         loss_bfloat16,
         tolerance.LOSS_32,
         match_names("default/", "output."),
+    ),
+    _make_law(
+        "reference",
+        "a policy's first reference is itself in bfloat16",
+        kernels.make_reference_check("bfloat16"),
+        tolerance.EXACT,
+        kernels.has_own_reference,
+        "learner",
     ),
     _make_law(
         "gradients",

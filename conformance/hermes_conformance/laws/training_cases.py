@@ -51,6 +51,7 @@ def _make_optimizer_cases() -> tuple[Case, ...]:
         ("*.0.self_attn.?_proj.*", "lr_scale=2"),
         ("*.self_attn.*", "lr_scale=0.5"),
     )
+    large = make_spec(ffn=FfnSpec(1_030), vocab_size=1_100, hidden_size=128, num_layers=1)
     original = OptimizerRecipe("muon", muon_scale="original", nesterov=False, weight_decay=0.3)
     return (
         make("muon", make_spec(), OptimizerRecipe("muon"), ema=0.9),
@@ -72,6 +73,8 @@ def _make_optimizer_cases() -> tuple[Case, ...]:
         ),
         make("groups float8", biased, OptimizerRecipe(moments="float8"), groups=groups),
         make("muon float8", make_spec(), OptimizerRecipe("muon", moments="float8")),
+        # Matrices of more than 2^17 elements, of which backends update some rows at a time.
+        make("large muon float8", large, OptimizerRecipe("muon", moments="float8")),
         make("muon short", make_spec(), OptimizerRecipe("muon", moments="bfloat16")),
         make("groups", biased, OptimizerRecipe(), groups=groups, ema=0.8),
     )

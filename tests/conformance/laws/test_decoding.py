@@ -9,13 +9,13 @@ from hermes import spec as spec_module
 from hermes.interface import find_backend
 from hermes.numerics.row_layout import find_windows
 from hermes_conformance.cases import decoding_specs
-from hermes_conformance.laws import LEVELS, interchange, kernels
+from hermes_conformance.laws import LEVELS, interchange, kernel_cases
 from hermes_conformance.measure.subject import Backends, BackendUnderTest
 from hermes_conformance.suite.report import format_failure
 from hermes_conformance.suite.runner import DECLINED, PASSED, judge_case
 from tests.conformance.support import LAWS
 
-L2, L5 = kernels.make_cases(), interchange.make_cases()
+L2, L5 = kernel_cases.make_cases(), interchange.make_cases()
 
 
 def find(cases, name):
