@@ -9,9 +9,10 @@ measurements of each product, summed over the layers; the head by itself.
 import argparse
 import time
 
-import hermes_mlx
 import mlx.core as mx
 from decoding import SHAPES
+
+import hermes_mlx
 
 FORMS = ("x W^T stored", "x W^T columns", "W x^T stored", "W x^T columns")
 
