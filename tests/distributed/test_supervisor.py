@@ -34,6 +34,17 @@ def test_who_died_is_named_before_who_then_hung(tmp_path, capsys):
     assert "\n  rank 0 fell silent\n" in capsys.readouterr().err
 
 
+def test_who_said_no_code_did_not_end_well(tmp_path, capsys):
+    """Its error was told and its end seen by nobody: the run is not done."""
+    watch = _Supervisor(lambda folder: None, str(tmp_path), Signals(), 0)
+    watch._told = [
+        WorkerStatus(0, 0, 11, (), 0),
+        WorkerStatus(1, 0, 12, ("Error: rank 0 fell silent",)),
+    ]
+    assert watch.report() == 76
+    assert capsys.readouterr().err == "Error: rank 0 fell silent\n  resume with --resume\n"
+
+
 @pytest.mark.parametrize(
     ("written", "patience", "sent"),
     [(False, 60, {signal.SIGCONT}), (True, 60, set()), (True, 0, {signal.SIGCONT})],

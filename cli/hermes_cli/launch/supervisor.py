@@ -299,7 +299,8 @@ class _Supervisor:
         else:
             for line in seen:
                 click.echo(f"Error: {line}", err=True)
-        if not (bad or deaths):
+        # Who ended without a code did not end well, though nobody saw it die.
+        if not (bad or deaths or any(one.code is None for one in last)):
             return 0
         click.echo("  resume with --resume", err=True)
         failed = [death for death in self._deaths if death.code > 0]
