@@ -179,14 +179,17 @@ class _Step:
             return self._count_mlx_logits(spec)
         a, n, V = self.shape.activation, self.rows, spec.vocab_size
         own = n * V * 2 * self.master  # logits, and log-softmax that becomes their gradient
-        product = a * max(n * spec.hidden_size, self.vocabulary * self.trains_head)
+        several = n < self.shape.tokens
+        # The first chunk's product is the head's gradient; those of others are added within.
+        product = a * n * spec.hidden_size
         if a < self.master:
             own += a * (
                 n * V + self.vocabulary * self.casts_head
             )  # the gradient and the head in that type
-            # The head's gradient in that type, and widened to be added up.
-            product = max(product, (a + self.master) * self.vocabulary * self.trains_head)
-        if n < self.shape.tokens:
+            # The head's gradient in that type, and of later chunks widened to be added up.
+            head = (a + several * self.master) * self.vocabulary * self.trains_head
+            product = max(product, head)
+        if several:
             own += n * V * 2 * self.master  # those of the chunk before, until they are replaced
             own += n * V * a * (a < self.master)
         return own + product
