@@ -51,7 +51,7 @@ FLOORS = {
     "hermes_torch": [
         {"cache", "compiler", "global_state", "loss", "loss_scale", "optim", "rendezvous"}
         | {"fused_attention", "step_graphs", "token_choice", "work_counts"}
-        | {"host_copies", "side_group"},
+        | {"head_products", "host_allocator", "host_copies", "side_group"},
         {"joined_weights", "recomputation", "update_rules"},
         {"chunked_loss", "context", "process_group"},
         {"moment_format", "ops"},

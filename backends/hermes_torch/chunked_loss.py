@@ -20,8 +20,15 @@ from torch import Tensor as Array
 from torch.autograd.function import once_differentiable
 
 from hermes.interface import IGNORE
-from hermes.numerics.chunking import Span, group_pairs, make_spans
+from hermes.numerics.chunking import (
+    FEWEST_TOKENS,
+    Span,
+    count_chunk_tokens,
+    group_pairs,
+    make_spans,
+)
 from hermes.recipe import Preference
+from hermes_torch.head_products import add_product
 from hermes_torch.loss import Transformer, preference_loss, upcast
 
 CHUNK_LOGITS = {"cpu": 1 << 23}  # 32 MB of float32, which the CPU allocator reuses
@@ -42,7 +49,8 @@ None for the gradient stands for -1. Auxiliary results are concatenated along th
 def choose_chunk_size(module: Transformer, x: Array) -> int:
     """How many tokens' logits exist at a time."""
     vocabulary = len(module.model.embed_tokens.weight)
-    return max(1, CHUNK_LOGITS.get(x.device.type, GPU_CHUNK_LOGITS) // vocabulary)
+    logits = CHUNK_LOGITS.get(x.device.type, GPU_CHUNK_LOGITS)
+    return count_chunk_tokens(vocabulary, logits, FEWEST_TOKENS)
 
 
 def select_targets(x: Array, targets: Array, indices: Array | None) -> tuple[Array, Array]:
@@ -305,7 +313,7 @@ class ChunkedLoss(torch.autograd.Function):
         total, aux = upcast(x.new_zeros(())), []
         dx = torch.empty_like(x) if x_needs_grad else None
         # Summed over chunks, so in float32 at least: bfloat16 would lose small terms.
-        dw = torch.zeros_like(upcast(weight)) if weight_needs_grad else None
+        dw: Array | None = None
         db = torch.zeros_like(upcast(bias)) if bias is not None and bias_needs_grad else None
         dr = torch.zeros_like(upcast(rows)) if rows is not None and rows_need_grad else None
         for index, spans in enumerate(groups):
@@ -339,8 +347,10 @@ class ChunkedLoss(torch.autograd.Function):
                         dx[begin:end] += own @ (token_matrix - matrix[head.token_ids])
                     if dr is not None:
                         dr += own.T @ x[begin:end]
-                if dw is not None:
-                    dw += d.T @ x[begin:end]
+                if weight_needs_grad and dw is None:
+                    dw = upcast(d.T @ x[begin:end])
+                elif dw is not None:
+                    total = add_product(dw, d.T, x[begin:end], total)
                 if db is not None:
                     db += d.sum(0)
         all_aux = torch.cat(aux, -1)

@@ -22,6 +22,7 @@ from hermes_torch import chunked_loss, loss
 from hermes_torch.compiler import warn_compiler_failed
 from hermes_torch.context import Context
 from hermes_torch.fused_attention import attend_flex, attend_varlen
+from hermes_torch.head_products import multiply_aligned, wants_aligned_rows
 from hermes_torch.joined_weights import multiply_packed, project_apart, project_joined
 from hermes_torch.loss import upcast
 
@@ -31,6 +32,9 @@ def linear(x: Array, weight: Array, bias: Array | None) -> Array:
     bias = None if bias is None else bias.to(x.dtype)
     if weight.is_mkldnn:  # packed by weight_layout.py
         return multiply_packed(x, weight, bias)
+    if wants_aligned_rows(x, weight):
+        y = multiply_aligned(x, weight)
+        return y if bias is None else y + bias
     return F.linear(x, weight.to(x.dtype), bias)
 
 

@@ -23,6 +23,7 @@ from hermes_torch.chunked_loss import PairLayout
 from hermes_torch.context import Context, PositionTables
 from hermes_torch.fused_attention import NO_KERNELS, find_kernels
 from hermes_torch.global_state import apply_options, has_tf32, use_expandable_segments
+from hermes_torch.host_allocator import NEVER_KEPT, keep_freed_memory
 from hermes_torch.host_copies import HostCopies
 from hermes_torch.joined_weights import join_weights
 from hermes_torch.lora import adapt
@@ -119,6 +120,10 @@ class Runtime:
         self.adapters = adapt(self.module, spec, lora, self.device) if lora else []
         self.table = {**list_parameters(spec), **(list_adapter_tensors(spec, lora) if lora else {})}
         self.names = tuple(self.table)
+        if training and self.device.type == "cpu":
+            largest = max(tensor.size for tensor in self.table.values())
+            if largest * self.master.itemsize >= NEVER_KEPT:
+                keep_freed_memory(self)
         if shards:
             shards.split(self.module, self.dtype, self.master)
         loaded = {}

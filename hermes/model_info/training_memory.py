@@ -12,6 +12,7 @@ from hermes.model_info.activations import BYTES_OF, LayerBytes, count_layer_byte
 from hermes.model_info.layer_shape import BITS, LayerTraining, Shape, count_norm_bytes
 from hermes.model_info.mlx_update_memory import count_mlx_update_bytes
 from hermes.model_info.update_memory import Updates, count_update_bytes
+from hermes.numerics.chunking import FEWEST_TOKENS, count_chunk_tokens
 from hermes.numerics.frozen import list_frozen_matrices
 from hermes.numerics.lora import list_adapter_tensors, list_trainable
 from hermes.numerics.params import list_parameters
@@ -168,8 +169,8 @@ class _Step:
         self.final += shape.tokens * count_norm_bytes(
             spec.final_norm, spec.hidden_size, shape, trained="model.norm.weight" in trained
         )
-        chunk = CHUNKS[placement.backend][placement.device != "cpu"] // spec.vocab_size
-        self.rows = min(shape.tokens, max(chunk, 1))
+        logits = CHUNKS[placement.backend][placement.device != "cpu"]
+        self.rows = min(shape.tokens, count_chunk_tokens(spec.vocab_size, logits, FEWEST_TOKENS))
         self.logits = self._count_logits(spec)
 
     def _count_logits(self, spec: ModelSpec) -> int:
@@ -178,14 +179,17 @@ class _Step:
             return self._count_mlx_logits(spec)
         a, n, V = self.shape.activation, self.rows, spec.vocab_size
         own = n * V * 2 * self.master  # logits, and log-softmax that becomes their gradient
-        product = a * max(n * spec.hidden_size, self.vocabulary * self.trains_head)
+        several = n < self.shape.tokens
+        # The first chunk's product is the head's gradient; those of others are added within.
+        product = a * n * spec.hidden_size
         if a < self.master:
             own += a * (
                 n * V + self.vocabulary * self.casts_head
             )  # the gradient and the head in that type
-            # The head's gradient in that type, and widened to be added up.
-            product = max(product, (a + self.master) * self.vocabulary * self.trains_head)
-        if n < self.shape.tokens:
+            # The head's gradient in that type, and of later chunks widened to be added up.
+            head = (a + several * self.master) * self.vocabulary * self.trains_head
+            product = max(product, head)
+        if several:
             own += n * V * 2 * self.master  # those of the chunk before, until they are replaced
             own += n * V * a * (a < self.master)
         return own + product

@@ -54,6 +54,7 @@ def use_chunks(request, monkeypatch):
     def set_rows(rows):
         size = {"cpu": rows * V} if request.param == "torch" else rows * V
         monkeypatch.setattr(module, "CHUNK_LOGITS", size)
+        monkeypatch.setattr(module, "FEWEST_TOKENS", 1)
         return request.param
 
     return set_rows

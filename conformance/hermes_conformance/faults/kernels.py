@@ -70,7 +70,7 @@ def scale_gradient(patcher: Patcher, factor: float, x: Any) -> Any:
 
 def _halve_gradient_in_chunks(patcher: Patcher) -> None:
     def change(original, module, x, targets):
-        tokens, several = x.shape[0] * x.shape[1], 1 << 23  # more logits than one slice has
+        tokens, several = x.shape[0] * x.shape[1], 1 << 24  # more logits than one slice has
         large = tokens * module.model.embed_tokens.weight.shape[0] > several
         return original(module, scale_gradient(patcher, 0.5, x) if large else x, targets, None)
 

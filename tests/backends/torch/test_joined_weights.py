@@ -95,5 +95,7 @@ def test_a_compiled_step_has_as_few_products(monkeypatch):
     options = Options(device="cpu", compile=True)
     make_learner("torch", make_spec(layers=1), options=options).grads(make_batch())
     assert (len(graphs.forward), len(graphs.backward)) == (1, 1)
-    assert graphs.count("aten.mm") == 12 + 3
+    # The head's product with rows of 37 numbers is an operator of ours.
+    products = graphs.count("aten.mm") + graphs.count("multiply_aligned")
+    assert products == 12 + 3
     assert graphs.count("scatter") == 0

@@ -1,0 +1,102 @@
+"""A step on a CPU takes memory that the last one freed, not page by page from the kernel."""
+
+import ctypes
+import dataclasses
+import gc
+import resource
+from pathlib import Path
+
+import pytest
+import torch
+
+from hermes.interface import Options, TrainState, find_backend
+from hermes.numerics.params import init_weights
+from hermes.recipe import Recipe
+from hermes.spec import AttentionSpec, BlockSpec, FfnSpec, ModelSpec
+from hermes_torch import host_allocator
+
+SPEC = ModelSpec((BlockSpec(AttentionSpec(2), FfnSpec(8)),), "wide", "", 1 << 20, 8, 8, 1)  # 32 MiB
+NUMBERS = 64 << 20  # 256 MiB of float32: more than glibc ever keeps by itself
+MALLOC_FIELDS = (
+    *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+    *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+)
+ours_alone = pytest.mark.skipif(
+    not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="glibc's allocator, from 2.33 on"
+)
+
+
+@pytest.fixture
+def no_settings(monkeypatch):
+    for name in (*host_allocator.VARIABLES, "GLIBC_TUNABLES"):
+        monkeypatch.delenv(name, raising=False)
+
+
+class MallocInfo(ctypes.Structure):
+    """struct mallinfo2 of malloc.h."""
+
+    _fields_ = [(name, ctypes.c_size_t) for name in MALLOC_FIELDS]
+
+
+def count_mapped():
+    """Bytes of the arrays that are memory of their own."""
+    read = ctypes.CDLL(None).mallinfo2
+    read.restype = MallocInfo
+    return read().hblkhd
+
+
+def count_resident():
+    """Bytes of this process in main memory."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+def make_learner(spec):
+    state = TrainState(init_weights(spec, 0), {}, {}, 0)
+    return find_backend("torch").learner(spec, state, Recipe(), Options(device="cpu"))
+
+
+@ours_alone
+@pytest.mark.usefixtures("no_settings")
+def test_memory_is_kept_while_a_learner_lives_and_returned_after_it():
+    learner = make_learner(SPEC)
+    before = count_mapped()
+    array = torch.ones(NUMBERS)
+    assert count_mapped() == before  # it is part of the heap
+    held = count_resident()
+    del array
+    assert count_resident() > held - NUMBERS  # of 4 bytes each
+    del learner
+    gc.collect()
+    assert count_resident() < held - 3 * NUMBERS
+
+
+def test_a_model_of_small_matrices_leaves_the_allocator_alone(monkeypatch):
+    asked = []
+    monkeypatch.setattr("hermes_torch.runtime.keep_freed_memory", asked.append)
+    make_learner(dataclasses.replace(SPEC, vocab_size=(1 << 20) - 1))
+    assert not asked
+    make_learner(SPEC)
+    assert len(asked) == 1
+
+
+@ours_alone
+@pytest.mark.usefixtures("no_settings")
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("MALLOC_MMAP_THRESHOLD_", "65536"),
+        ("MALLOC_TRIM_THRESHOLD_", "65536"),
+        ("MALLOC_MMAP_MAX_", "65536"),
+        ("GLIBC_TUNABLES", "glibc.malloc.mmap_threshold=65536"),
+    ],
+)
+def test_the_users_setting_is_left_as_it_is(monkeypatch, name, value):
+    owner = Owner()
+    assert host_allocator.keep_freed_memory(owner)
+    monkeypatch.setenv(name, value)
+    assert not host_allocator.keep_freed_memory(owner)
+
+
+class Owner:
+    """Something that can be collected."""
