@@ -342,11 +342,15 @@ class TrainingLoop:
 
     def _save(self) -> Iterator[Event]:
         started = self.clock()
+        if earlier := self._unannounced:
+            # A save may delete the checkpoint before it, which who is told of it must see.
+            self.recorder.wait()
+            self._unannounced = None
+            yield earlier
         # Ranks whose weights differ must not save: the checkpoint would be of one of them alone.
         self.coordinator.require_same_weights()
         noise = () if self.noise is None else self.noise.to_numbers()
         path = self.recorder.save(self.position, self.guard.spikes.losses, noise)
-        earlier = self._unannounced
         self.saved, self._saved_step = path, self.position.step
         self._mark_return()
         self.coordinator.mark_saved(path)
@@ -354,8 +358,6 @@ class TrainingLoop:
         seconds = self.clock() - started
         self._throughput.leave_out(seconds)
         self.meter.add_save(seconds)
-        if earlier:
-            yield earlier  # a save waits for the one before it
         yield from self._announce_saved()
 
     def _announce_saved(self) -> Iterator[Event]:

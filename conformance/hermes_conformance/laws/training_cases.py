@@ -58,7 +58,7 @@ def _make_optimizer_cases() -> tuple[Case, ...]:
         # A head so small, and kept so, that the gradients behind it are below Muon's least norm.
         replace(
             make("quiet muon", make_spec(), OptimizerRecipe("muon"), groups=QUIET_HEAD),
-            head_gain=1e-6,
+            head_gain=2.0**-20,
         ),
         make("muon original", biased, original, groups=groups),
         make("normuon", make_spec(), OptimizerRecipe("normuon", momentum=0.8)),
