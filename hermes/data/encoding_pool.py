@@ -32,8 +32,8 @@ Ids = list[NDArray[np.uint32]]
 # Batches that this process encodes at once: while the ids of one are copied, another has the cores.
 HERE = 2
 AHEAD = 2  # batches per worker that are read before they are needed
-CORE_BATCH = 1 << 18  # characters of a batch for each core, of several pieces
-LEAST_BATCH, LARGEST_BATCH = 1 << 19, 1 << 23
+CORE_BATCH = 1 << 19  # characters of a batch for each core, of several pieces
+LEAST_BATCH, LARGEST_BATCH = 1 << 20, 1 << 23
 WORKER = "from hermes.data.encoding_pool import run_worker; run_worker()"
 
 
