@@ -19,13 +19,7 @@ import mlx.core as mx
 from mlx.core import array as Array
 
 from hermes.interface import IGNORE
-from hermes.numerics.chunking import (
-    FEWEST_TOKENS,
-    Span,
-    count_chunk_tokens,
-    group_pairs,
-    make_spans,
-)
+from hermes.numerics.chunking import Span, count_chunk_tokens, group_pairs, make_spans
 from hermes.recipe import Preference
 from hermes_mlx.loss import Transformer, preference_loss, target_logprobs, upcast
 
@@ -48,7 +42,7 @@ def choose_chunk_size(module: Transformer) -> int:
     """How many tokens' logits exist at a time."""
     vocabulary = len(module.model.embed_tokens.weight)
     logits = GPU_CHUNK_LOGITS if mx.is_available(mx.gpu) else CHUNK_LOGITS
-    return count_chunk_tokens(vocabulary, logits, FEWEST_TOKENS)
+    return count_chunk_tokens(vocabulary, logits)
 
 
 def select_targets(x: Array, targets: Array, indices: Array | None) -> tuple[Array, Array]:

@@ -20,13 +20,7 @@ from torch import Tensor as Array
 from torch.autograd.function import once_differentiable
 
 from hermes.interface import IGNORE
-from hermes.numerics.chunking import (
-    FEWEST_TOKENS,
-    Span,
-    count_chunk_tokens,
-    group_pairs,
-    make_spans,
-)
+from hermes.numerics.chunking import Span, count_chunk_tokens, group_pairs, make_spans
 from hermes.recipe import Preference
 from hermes_torch.head_products import add_product
 from hermes_torch.loss import Transformer, preference_loss, upcast
@@ -50,7 +44,7 @@ def choose_chunk_size(module: Transformer, x: Array) -> int:
     """How many tokens' logits exist at a time."""
     vocabulary = len(module.model.embed_tokens.weight)
     logits = CHUNK_LOGITS.get(x.device.type, GPU_CHUNK_LOGITS)
-    return count_chunk_tokens(vocabulary, logits, FEWEST_TOKENS)
+    return count_chunk_tokens(vocabulary, logits)
 
 
 def select_targets(x: Array, targets: Array, indices: Array | None) -> tuple[Array, Array]:

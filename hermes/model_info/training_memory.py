@@ -12,7 +12,7 @@ from hermes.model_info.activations import BYTES_OF, LayerBytes, count_layer_byte
 from hermes.model_info.layer_shape import BITS, LayerTraining, Shape, count_norm_bytes
 from hermes.model_info.mlx_update_memory import count_mlx_update_bytes
 from hermes.model_info.update_memory import Updates, count_update_bytes
-from hermes.numerics.chunking import FEWEST_TOKENS, count_chunk_tokens
+from hermes.numerics.chunking import count_chunk_tokens
 from hermes.numerics.frozen import list_frozen_matrices
 from hermes.numerics.lora import list_adapter_tensors, list_trainable
 from hermes.numerics.params import list_parameters
@@ -170,7 +170,7 @@ class _Step:
             spec.final_norm, spec.hidden_size, shape, trained="model.norm.weight" in trained
         )
         logits = CHUNKS[placement.backend][placement.device != "cpu"]
-        self.rows = min(shape.tokens, count_chunk_tokens(spec.vocab_size, logits, FEWEST_TOKENS))
+        self.rows = min(shape.tokens, count_chunk_tokens(spec.vocab_size, logits))
         self.logits = self._count_logits(spec)
 
     def _count_logits(self, spec: ModelSpec) -> int:

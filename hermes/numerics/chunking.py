@@ -10,14 +10,7 @@ from numpy.typing import NDArray
 
 from hermes.interface import IGNORE
 
-__all__ = [
-    "FEWEST_TOKENS",
-    "Span",
-    "count_chunk_tokens",
-    "group_pairs",
-    "index_pair_targets",
-    "make_spans",
-]
+__all__ = ["Span", "count_chunk_tokens", "group_pairs", "index_pair_targets", "make_spans"]
 
 Span = tuple[int, int]
 """First index, and one past the last."""
@@ -31,10 +24,12 @@ loop). With 8,000 tokens larger chunks than 1 << 23 logits are slower, as they l
 """
 
 
-def count_chunk_tokens(vocabulary: int, logits: int, fewest: int) -> int:
-    """How many tokens a chunk has: as many as `logits` hold, or `fewest` if twice as many do."""
+def count_chunk_tokens(vocabulary: int, logits: int) -> int:
+    """Count the tokens of a chunk: what `logits` hold, or 320 where twice as many logits do."""
     tokens = logits // vocabulary
-    return max(1, tokens if tokens >= fewest else min(fewest, 2 * logits // vocabulary))
+    if tokens < FEWEST_TOKENS:
+        tokens = min(FEWEST_TOKENS, 2 * logits // vocabulary)
+    return max(1, tokens)
 
 
 def index_pair_targets(

@@ -24,7 +24,10 @@ def check_growth(config: Mapping[str, Any], source: str) -> None:
     """Check that no stage lengthens a text without bound, or repeats it. Raises DataError."""
     for stage in iterate_stages(config.get("post_processor")):
         parts = stage.get("single") if stage.get("type") == "TemplateProcessing" else None
-        if isinstance(parts, list) and (times := sum("Sequence" in part for part in parts)) != 1:
+        if not isinstance(parts, list):
+            continue
+        times = sum(isinstance(part, dict) and "Sequence" in part for part in parts)
+        if times != 1:
             raise DataError(
                 f"{source}: its post_processor has the text {times:,} times; hermes reads "
                 "templates that have it once"

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from hermes.interface import IGNORE, Batch, Options, PreferencePairs, TrainState, find_backend
+from hermes.numerics import chunking
 from hermes.numerics.lora import init_adapters
 from hermes.numerics.params import init_weights
 from hermes.recipe import Lora, Preference, Recipe
@@ -54,7 +55,7 @@ def use_chunks(request, monkeypatch):
     def set_rows(rows):
         size = {"cpu": rows * V} if request.param == "torch" else rows * V
         monkeypatch.setattr(module, "CHUNK_LOGITS", size)
-        monkeypatch.setattr(module, "FEWEST_TOKENS", 1)
+        monkeypatch.setattr(chunking, "FEWEST_TOKENS", 1)
         return request.param
 
     return set_rows

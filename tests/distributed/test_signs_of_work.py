@@ -22,7 +22,7 @@ from tests.distributed.support import WAIT
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def beat_of(signs, seconds=0.6):
+def count_signs_after(signs, seconds=0.6):
     """The number of signs and calls after so long, seen as a worker's own thread sees them."""
     main, before = threading.main_thread().ident, signs.number + signs.calls
     end, period = time.monotonic() + seconds, time.monotonic()
@@ -39,9 +39,9 @@ def watch_while(work, seconds=0.8, periods=1):
 
     def look():
         signs = SignsOfWork()
-        beat_of(signs, 1.0)
+        count_signs_after(signs, 1.0)
         while len(counts) < periods and 0 not in counts:
-            counts.append(beat_of(signs, seconds))
+            counts.append(count_signs_after(signs, seconds))
         ended.set()
 
     thread = threading.Thread(target=look)

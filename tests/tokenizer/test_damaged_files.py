@@ -84,6 +84,10 @@ CASES = {
         damage(["post_processor"], template([UNKNOWN_PART, TEXT_PART])),
         "its post_processor begins a text with token 99999999, which its vocabulary lacks",
     ),
+    "a template of numbers": (
+        damage(["post_processor"], template([1, None])),
+        "its post_processor has the text 0 times; hermes reads templates that have it once",
+    ),
     "an unknown token before a text": (
         damage(["post_processor"], {"type": "BertProcessing", "sep": ["", 0], "cls": ["", 2**20]}),
         "its post_processor begins a text with token 1048576, which its vocabulary lacks",

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from hermes.interface import Batch, Options, TrainState, find_backend
+from hermes.numerics import chunking
 from hermes.numerics.params import init_weights
 from hermes.recipe import Recipe
 from hermes.spec import AttentionSpec, BlockSpec, EmbeddingsSpec, FfnSpec, ModelSpec, OutputSpec
@@ -56,7 +57,7 @@ def make_learner(**options):
 
 def test_a_compiled_loss_of_several_chunks_is_that_of_float64_and_copies_no_sum(monkeypatch):
     monkeypatch.setattr(chunked_loss, "CHUNK_LOGITS", {"cpu": 18 * V})  # 18, 18 and 16 tokens
-    monkeypatch.setattr(chunked_loss, "FEWEST_TOKENS", 1)
+    monkeypatch.setattr(chunking, "FEWEST_TOKENS", 1)
     ids = np.random.default_rng(0).integers(0, V, (1, B, T + 1)).astype(np.int32)
     batch = Batch(ids[..., :-1], ids[..., 1:].copy(), np.arange(B, dtype=np.uint32)[None])
     wanted_loss, wanted = make_learner(precision="float64").grads(batch)
