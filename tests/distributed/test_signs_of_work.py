@@ -7,7 +7,7 @@ import threading
 import time
 from pathlib import Path
 
-import numpy as np
+import pytest
 
 from hermes.distributed.processor_time import (
     _parse_time,
@@ -15,7 +15,6 @@ from hermes.distributed.processor_time import (
     read_seconds,
 )
 from hermes.distributed.signs_of_work import BEAT, SignsOfWork
-from hermes.stages import report_stage
 from hermes_cli.launch.pulse import Pulse, get_pulse_path, read_beat
 from tests.distributed.support import WAIT
 
@@ -52,32 +51,49 @@ def watch_while(work, seconds=0.8, periods=1):
     return min(counts)
 
 
-LOOPS = """
+def count_signs_of(*works):
+    """What `watch_while` says of each, run in a process of its own.
+
+    This one has threads and children that work meanwhile, and has had more memory than a test asks.
+    """
+    script = "\n".join((STATEMENTS, *(f"print(watch_while({work}))" for work in works)))
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return [int(line) for line in done.stdout.split()]
+
+
+STATEMENTS = """
 import time
+import numpy as np
+from hermes.stages import report_stage
 from tests.distributed.test_signs_of_work import watch_while
+numbers, kept, square = iter(range(10**9)), [], np.ones((2000, 2000))
 def loop():
     n = 1
     for _ in range(10_000):
         n = n * n % 7919 + 1
-print(watch_while(loop, periods=5), watch_while(lambda: time.sleep(0.01), periods=5))
+def sleep():
+    time.sleep(0.01)
+def report():
+    report_stage("reading", next(numbers))
+    sleep()
+def keep():
+    kept.append(np.ones(300_000))
+    sleep()
 """
 
 
 def test_a_loop_of_python_and_one_that_sleeps_show_no_work():
-    """In a process of their own: this one has threads and children that work meanwhile."""
-    done = subprocess.run(
-        [sys.executable, "-c", LOOPS], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.split() == ["0", "0"], done.stderr
+    assert count_signs_of("loop, periods=5", "sleep, periods=5") == [0, 0]
 
 
-def test_stages_memory_calls_and_children_show_work():
-    numbers, kept = iter(range(10**9)), []
-    assert watch_while(lambda: (report_stage("reading", next(numbers)), time.sleep(0.01))) > 0
-    report_stage("")
-    assert watch_while(lambda: (kept.append(np.ones(300_000)), time.sleep(0.01))) > 0
-    square = np.ones((2000, 2000))
-    assert watch_while(lambda: square @ square, 1.2) > 0
+@pytest.mark.parametrize("work", ["report", "keep", "lambda: square @ square, 1.2"])
+def test_stages_memory_and_calls_show_work(work):
+    assert count_signs_of(work)[0] > 0
+
+
+def test_a_child_that_computes_shows_work():
     with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as child:
         assert watch_while(lambda: time.sleep(0.01)) > 0
         child.kill()
