@@ -295,6 +295,8 @@ def run_worker(python, arguments, seconds):
 
 def compare(chosen):
     """Measure and print all."""
+    import httpx
+
     tokens, rounds, clients = (16, 1, (1, 4)) if chosen.small else (128, 3, (1, 16, 64))
     with tempfile.TemporaryDirectory() as place:
         folder = write_model(Path(place), chosen.shape)
@@ -320,8 +322,9 @@ def compare(chosen):
             deadline = time.monotonic() + chosen.deadline
             try:
                 measure_server(name, folder, chosen.peers, clients, tokens // 2, deadline)
-            except (RuntimeError, TimeoutError, OSError) as error:
-                print(f"  {name:14} server: {str(error) or 'not done in time'}", flush=True)
+            except (RuntimeError, TimeoutError, OSError, httpx.HTTPError) as error:
+                said = "not done in time" if isinstance(error, TimeoutError) else repr(error)
+                print(f"  {name:14} server: {said}", flush=True)
 
 
 def main():
