@@ -217,7 +217,9 @@ def generate_from_file(
             made += _make_requests(model, record, a)
         except HermesError as error:
             raise HermesError(f"prompt {number} of {a['prompts']}: {error}") from error
-    engine = _make_file_engine(model, made, a)
+    advice = "a smaller --batch-size or fewer --max-tokens"
+    with model.explain_memory(advice):
+        engine = _make_file_engine(model, made, a)
     file = None
     if a["output"] is not None:
         file = TextsFile(Path(a["output"]), records, count, _name_settings(model, a))
@@ -225,7 +227,7 @@ def generate_from_file(
     start = len(kept)
     try:
         report(start, len(made))
-        with model.explain_memory("a smaller --batch-size or fewer --max-tokens"):
+        with model.explain_memory(advice):
             new = generate_texts(
                 engine,
                 made[start:],

@@ -9,6 +9,7 @@ from hermes.arguments import convert_arguments
 from hermes.errors import HermesError
 from hermes.inference.decoding import CONTEXT_OVERFLOWS
 from hermes.inference.engine import Engine
+from hermes.model_info.memory import explain_out_of_memory
 from hermes.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -67,15 +68,17 @@ def open_served_model(
             "rules out; leave one out"
         )
     base, model, chosen = open_chat_model(checkpoint, a)
-    engine = Engine(
-        model,
-        tokenizer=base.tokenizer,
-        rows=rows,
-        capacity=context,
-        max_queue=max_queue,
-        vocab_size=base.tokenizer.vocab_size,
-        batch_invariant=batch_invariant,
-    )
+    doing, advice = f"serving {base.spec.name}", "fewer --rows or a shorter --context"
+    with explain_out_of_memory(doing, advice, chosen, device):
+        engine = Engine(
+            model,
+            tokenizer=base.tokenizer,
+            rows=rows,
+            capacity=context,
+            max_queue=max_queue,
+            vocab_size=base.tokenizer.vocab_size,
+            batch_invariant=batch_invariant,
+        )
     kept = None
     if prompt_cache is not None:
         kept = Path(prompt_cache), make_cache_key(base, precision, chosen, device)

@@ -66,6 +66,11 @@ class RowCache:
         self._rows = mx.array([])
         self._index: dict[int | None, Array] = {}  # of where a pass of single tokens writes
 
+    @property
+    def is_made(self) -> bool:
+        """Whether the buffers are there, as they are after the first pass."""
+        return any(buffers is not None for buffers in self._layers)
+
     def begin(self, current: RowPass) -> None:
         """Take up a pass."""
         self.current = current

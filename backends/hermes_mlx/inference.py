@@ -12,6 +12,7 @@ from hermes.errors import HermesError
 from hermes.interface import Batch, LazyTensors, TokenChoice, check_tokens
 from hermes.numerics.row_layout import find_windows
 from hermes_mlx.cache import KVCache
+from hermes_mlx.chunked_loss import choose_chunk_size
 from hermes_mlx.compiled_evaluation import CompiledEvaluation
 from hermes_mlx.context import Context
 from hermes_mlx.device_memory import CLEAR_EVERY, clear_cache
@@ -32,13 +33,26 @@ class Model:
         self.runtime = runtime
         self._evaluation = CompiledEvaluation(runtime)
 
-    def _prepare(self, tokens: Ids, segments: Ids | None = None) -> tuple[Array, Context]:
+    def _prepare(
+        self, tokens: Ids, segments: Ids | None = None, *, scores_all: bool = False
+    ) -> tuple[Array, Context]:
+        """What the module takes. scores_all: each token gets logits, and no log-probability."""
         tokens = np.asarray(tokens)
         check_tokens(self.spec, tokens)
         runtime = self.runtime
+        self._require_room(tokens, scores_all=scores_all)
         runtime.tables.prepare(tokens.shape[1])
         ctx = runtime.make_context(None, *runtime.load_segments(segments))
         return runtime.to_device(tokens), ctx
+
+    def _require_room(self, tokens: Ids, *, scores_all: bool = False) -> None:
+        """Raise MemoryError where a pass over (B, T) goes beyond the limits of this process."""
+        B, T = tokens.shape
+        if scores_all:
+            self.runtime.require_pass(B, T, T, B * T)
+        else:
+            chunk = min(choose_chunk_size(self.runtime.module), B * T)
+            self.runtime.require_pass(B, T, T, chunk, scores=True)
 
     def _score(
         self, score: Any, tokens: Ids, targets: Ids, layout: Any, segments: Ids | None = None
@@ -55,7 +69,8 @@ class Model:
     def logits(self, tokens: Ids, segments: Ids | None = None) -> NDArray[np.floating]:
         """Scores of the next token at every position. (B, T) -> (B, T, V)."""
         with self.runtime.apply_options():
-            return self.runtime.to_numpy(self.runtime.module(*self._prepare(tokens, segments)))
+            given = self._prepare(tokens, segments, scores_all=True)
+            return self.runtime.to_numpy(self.runtime.module(*given))
 
     def logprobs(self, tokens: Ids, targets: Ids) -> NDArray[np.floating]:
         """Log-probability of each target in nats, 0 where IGNORE. (B, T) -> (B, T)."""
@@ -89,6 +104,7 @@ class Model:
         weights = None if batch.weights is None else batch.weights[a]
         if self._evaluation.is_on:
             check_tokens(self.spec, tokens)
+            self._require_room(tokens)
             return self._evaluation.compute(tokens, targets, segments, weights)
         logprobs = self._compute_logprobs(tokens, targets, segments)
         if weights is not None:
@@ -159,6 +175,8 @@ class Decoder:
     def __init__(self, runtime: Runtime, batch_size: int, capacity: int):
         self._runtime, self._rows, self._capacity = runtime, batch_size, capacity
         windows = find_windows(runtime.spec, capacity)
+        made = batch_size, capacity
+        runtime.require_pass(batch_size, 1, capacity, batch_size, cache=made)
         self._cache = KVCache(runtime.spec.num_layers, capacity, windows)
 
     def advance(self, tokens: Ids) -> NDArray[np.floating]:
@@ -183,9 +201,12 @@ class Decoder:
     def _begin_read(self, tokens: Array) -> Array:
         """The logits after tokens that were checked, not evaluated. (B, T) -> (B, V)"""
         runtime, ctx = self._runtime, self._runtime.make_context(self._cache)
+        B, T = tokens.shape
+        length = self._cache.length + T
+        made = (0, 0) if self._cache.length else (B, self._capacity)
+        runtime.require_pass(B, T, length, B, cache=made)
         runtime.tables.prepare(self._capacity)
         x = runtime.module.model(tokens, ctx)[:, -1]
-        length = self._cache.length + tokens.shape[1]
         if length // CLEAR_EVERY > self._cache.length // CLEAR_EVERY:
             clear_cache(runtime.device)
         self._cache.length = length

@@ -115,6 +115,7 @@ class InvariantRowDecoder(RowDecoder):
     ) -> NDArray[np.floating]:
         runtime = self._runtime
         current = self._layout.plan(rows, tokens, counts)
+        self._require_room(current)
         if tokens.shape[1] == 1:
             tokens = np.concatenate([tokens, np.zeros((self._size - len(rows), 1), tokens.dtype)])
         with runtime.apply_options():

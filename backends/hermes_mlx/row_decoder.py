@@ -8,7 +8,7 @@ from mlx.core import array as Array
 from numpy.typing import NDArray
 
 from hermes.interface import TokenChoice
-from hermes.numerics.row_layout import RowLayout, check_row_tensors, list_reads
+from hermes.numerics.row_layout import RowLayout, RowPass, check_row_tensors, list_reads
 from hermes.spec import AttentionSpec, Rope
 from hermes_mlx.cache import RowCache
 from hermes_mlx.context import Context, PositionTables
@@ -97,6 +97,7 @@ class RowDecoder:
 
     def __init__(self, runtime: Runtime, rows: int, capacity: int):
         self._runtime = runtime
+        runtime.require_pass(rows, 1, capacity, rows, cache=(rows, capacity))
         self._layout = RowLayout(runtime.spec, rows, capacity)
         self._cache = RowCache(self._layout)
         self._read_tokens = 0  # of the longest row, since freed buffers were given back
@@ -168,6 +169,7 @@ class RowDecoder:
         """
         runtime = self._runtime
         current = self._layout.plan(rows, tokens, counts)
+        self._require_room(current)
         self._cache.begin(current)
         ctx = runtime.use_context(RowContext(runtime.tables, runtime.dtype, self._cache))
         ids = runtime.to_device(tokens) if ids is None else ids
@@ -177,6 +179,13 @@ class RowDecoder:
         self._layout.finish(current)
         self._count_read(int(current.counts.max()))
         return runtime.module.compute_logits(x)
+
+    def _require_room(self, current: RowPass) -> None:
+        """Raise MemoryError where a pass goes beyond the limits of this process."""
+        layout, rows = self._layout, len(current.rows)
+        keys, tokens = int(current.after.max()), current.positions.shape[1]
+        made = (0, 0) if self._cache.is_made else (layout.rows, layout.capacity)
+        self._runtime.require_pass(rows, tokens, keys, rows, cache=made)
 
     def _count_read(self, count: int) -> None:
         """Give freed buffers back from time to time; count: new tokens of the longest row."""

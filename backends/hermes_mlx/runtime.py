@@ -30,6 +30,12 @@ from hermes_mlx.lora import adapt
 from hermes_mlx.loss import upcast
 from hermes_mlx.model import Linear, Transformer
 from hermes_mlx.ops import EXACT, FAST, PLAIN
+from hermes_mlx.pass_memory import (
+    count_cache_bytes,
+    count_joined_bytes,
+    count_pass_bytes,
+    require_room,
+)
 from hermes_mlx.products import suit_borrowed_blas
 
 DTYPES = {
@@ -125,6 +131,7 @@ class Runtime:
                 self.set_parameters({name: loaded})
             if is_free:
                 by_columns = self.ops is PLAIN and not self._is_borrowed
+                require_room(self.device, lambda: count_joined_bytes(spec, self.dtype.size))
                 join_weights(self.module, Linear, by_columns=by_columns)
 
     @contextmanager
@@ -163,9 +170,35 @@ class Runtime:
         # By way of float32: weights may come in bfloat16, which MLX does not take from NumPy.
         host = np.asarray(array, np.float64 if dtype == mx.float64 else np.float32)
         by_columns = by_columns and array.ndim == 2
+        copies = 1 + by_columns  # beside one in the type of the host
+        require_room(self.device, lambda: host.nbytes + copies * host.size * dtype.size)
         tensor = mx.contiguous(mx.array(host, dtype).T).T if by_columns else mx.array(host, dtype)
         mx.eval(tensor)  # now, or all host copies live until the first pass
         return tensor
+
+    def require_pass(
+        self,
+        rows: int,
+        tokens: int,
+        keys: int,
+        num_logits: int,
+        *,
+        scores: bool = False,
+        cache: tuple[int, int] = (0, 0),
+    ) -> None:
+        """Raise MemoryError where a forward pass goes beyond the limits of this process.
+
+        keys: that each row attends to. num_logits, scores: as `count_pass_bytes` has them. cache:
+        rows and capacity of a KV cache that is made with it.
+        """
+
+        def count() -> int:
+            a = self.dtype.size
+            shape = rows, tokens, keys
+            made = count_cache_bytes(self.spec, *cache, a)
+            return made + count_pass_bytes(self.spec, *shape, a, num_logits, scores=scores)
+
+        require_room(self.device, count)
 
     def set_parameters(self, tensors: dict[str, Array]) -> None:
         """Make the named arrays the module's parameters."""

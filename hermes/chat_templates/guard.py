@@ -57,7 +57,12 @@ def guard_messages(
                 )
         found.update(dict.fromkeys(names.findall(text)))
     free = (chr(code) for code in range(0xF0000, 0x10FFFE) if chr(code) not in used)
-    stand_ins = {name: next(free) for name in found}
+    stand_ins = dict(zip(found, free, strict=False))
+    if len(stand_ins) < len(found):
+        raise DataError(
+            "the text and the template use every character of Unicode's private planes, of which "
+            f"names of special tokens such as {next(iter(found))!r} need some; take them out"
+        )
     turns = tuple(
         Turn(_replace(dict(message), names, stand_ins) if found else message, i)
         for i, message in enumerate(messages)

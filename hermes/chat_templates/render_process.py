@@ -49,7 +49,9 @@ def write_all(file: int, data: bytes) -> None:
 
 
 def _summarize(error: BaseException) -> str:
-    return " ".join(str(error)[:2000].split())[:200] or type(error).__name__
+    """In a line, without characters that could move a terminal's cursor."""
+    text = " ".join(str(error)[:2000].split())[:200] or type(error).__name__
+    return "".join(one if one.isprintable() else "?" for one in text)
 
 
 def _find_line(error: BaseException) -> int | None:

@@ -15,6 +15,7 @@ from hermes.chat_templates.messages import Message
 from hermes.chat_templates.renderer import begin_ahead, compile_template, render_template
 from hermes.chat_templates.turns import Turn
 from hermes.errors import DataError, StorageError, suggest_nearest
+from hermes.storage.plain_json import load_json
 
 __all__ = ["Rendering", "Template", "choose_template", "parse_template_args"]
 
@@ -24,6 +25,8 @@ to answer; whether with the marks of `turns.split_marked`."""
 
 # What a template is given besides arguments and the names of special tokens.
 GIVEN = ("messages", "tools", "documents", "add_generation_prompt")
+
+LARGEST_FILE = 1 << 20  # bytes; templates have thousands
 
 # Python's words for JSON's. As text, all of them would be true in a template.
 PYTHON_WORDS = {"False": "false", "True": "true", "None": "null"}
@@ -140,22 +143,19 @@ def choose_template(
     names = _read_token_names(config or {})
     if file is not None:
         try:
-            return make(Path(file).read_text(encoding="utf-8"), str(file))
-        except UnicodeDecodeError as error:
-            raise DataError(
-                f"{file}: not UTF-8 at byte {error.start}, so it is not a template"
-            ) from None
+            return make(_read_template(Path(file)), str(file))
         except FileNotFoundError:
             raise DataError(f"{file}: no such template; check the name") from None
         except OSError as error:
             raise StorageError(f"cannot read {file}: {error.strerror}") from error
     source = (config or {}).get("chat_template")
     if isinstance(source, list):  # several templates by name
-        named = {i.get("name"): i.get("template") for i in source if isinstance(i, dict)}
+        named = {str(i.get("name")): i.get("template") for i in source if isinstance(i, dict)}
         if "default" not in named:
             shown = ", ".join(repr(name) for name in named)
             raise DataError(
-                f"{where}: chat_template has no 'default', only {shown}; give one with --template"
+                f"{where}: chat_template has no 'default', only {shown or 'none'}; give one with "
+                "--template"
             )
         source = named["default"]
     if source is None:
@@ -163,6 +163,20 @@ def choose_template(
     if not isinstance(source, str):
         raise DataError(f"{where}: chat_template must be a string, got {source!r:.40}")
     return make(source, f"the chat template of {where}")
+
+
+def _read_template(path: Path) -> str:
+    """Read a template, which may come through a pipe. Raises DataError, OSError."""
+    with open(path, "rb") as file:
+        data = file.read(LARGEST_FILE + 1)
+    if len(data) > LARGEST_FILE:
+        raise DataError(f"{path} has more than {LARGEST_FILE:,} bytes, so it is not a template")
+    try:
+        return data.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}: not UTF-8 at byte {error.start}, so it is not a template"
+        ) from None
 
 
 def _read_token_names(config: Mapping[str, Any]) -> dict[str, str]:
@@ -194,7 +208,7 @@ def parse_template_args(given: Mapping[str, Any] | Sequence[str]) -> dict[str, A
                 f"or {key}='\"{value}\"' for that word"
             )
         try:
-            found[key] = json.loads(value)
+            found[key] = load_json(value)
         except ValueError:
             found[key] = value
     return found

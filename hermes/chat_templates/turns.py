@@ -22,7 +22,8 @@ __all__ = [
 
 BEGIN, END, STOP = "\ufdd2", "\ufdd3", "\ufdd4"
 MARKS = f"{BEGIN}{END}{STOP}"
-_MARK = re.compile(f"{BEGIN}([0-9]+) ([0-9]+){STOP}|{END}([0-9]+){STOP}")
+# A template may write such characters itself; numbers as long as those would be no marks.
+_MARK = re.compile(f"{BEGIN}([0-9]{{1,9}}) ([0-9]{{1,9}}){STOP}|{END}([0-9]{{1,9}}){STOP}")
 
 
 class Turn(dict[str, Any]):

@@ -29,7 +29,9 @@ class RunLock:
         self._made, self._held = not run.exists(), False
         try:
             run.mkdir(parents=True, exist_ok=True)
-            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            _refuse_links(run)
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+            self._descriptor = os.open(self._path, flags, 0o666)
         except OSError as error:
             raise StorageError(
                 f"cannot write to {run}: {(error.strerror or str(error)).lower()}"
@@ -83,3 +85,19 @@ class RunLock:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _refuse_links(run: Path) -> None:
+    """Refuse files of a run that are links out of its folder: a run writes to its files.
+
+    Whoever sent the folder chose where they lead. Checkpoints may lie elsewhere: what a run writes
+    of them is new. Raises StorageError, OSError.
+    """
+    here = Path(os.path.realpath(run))
+    for entry in sorted(run.iterdir()):
+        target = Path(os.path.realpath(entry))
+        if entry.is_symlink() and not entry.is_dir() and not target.is_relative_to(here):
+            raise StorageError(
+                f"{entry} is a link to {target}, outside of the run, which would write there; "
+                "remove it"
+            )

@@ -28,6 +28,7 @@ from hermes.data.token_shards import TokenFile, iterate_blocks
 from hermes.data.token_stream import TokenStream
 from hermes.errors import DataError, StorageError
 from hermes.storage.durable import write_atomically
+from hermes.storage.plain_json import load_json
 
 if TYPE_CHECKING:
     from hermes.tokenizer import Tokenizer
@@ -191,7 +192,7 @@ class RunData:
         """Read a run's data.json. Raises DataError, StorageError."""
         path = run / NAME
         try:
-            found = json.loads(path.read_bytes())
+            found = load_json(path.read_bytes())
             if found["format"] != FORMAT or found["version"] > VERSION:
                 raise ValueError(f"its format is {found['format']!r}, version {found['version']}")
             records = tuple(map(_read_record, found["records"]))

@@ -18,6 +18,7 @@ from hermes.data.progress import PreparationProgress, Watch, report_progress
 from hermes.data.token_shards import TokenShards, TokenSlice
 from hermes.errors import DataError, StorageError
 from hermes.stages import report_stage
+from hermes.storage.plain_json import load_json
 from hermes.storage.temporary import TemporaryFolder
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class TokenStream:
         """Open the stream that another process wrote. Raises DataError, StorageError."""
         where = Path(folder)
         try:
-            facts = json.loads((where / FACTS).read_text(encoding="utf-8"))
+            facts = load_json((where / FACTS).read_text(encoding="utf-8"))
             tokens = np.memmap(where / TOKENS, facts["dtype"], "r")
         except OSError as error:
             raise StorageError(f"cannot read tokens in {where}: {error.strerror}") from error
@@ -215,7 +216,7 @@ def _write(
 
 def read_stream_sources(folder: Path) -> list[str]:
     """The names of the sources of a stream that `tokenize` made, by their numbers in its index."""
-    found: list[str] = json.loads((folder / FACTS).read_text(encoding="utf-8"))["sources"]
+    found: list[str] = load_json((folder / FACTS).read_text(encoding="utf-8"))["sources"]
     return found
 
 

@@ -17,6 +17,7 @@ from hermes.inference.sampling import Sampling
 from hermes.interface import Backend, Model
 from hermes.model_info.memory import explain_out_of_memory
 from hermes.storage.durable import write_atomically
+from hermes.storage.plain_json import load_json
 
 __all__ = ["ChatSession"]
 
@@ -184,7 +185,7 @@ class ChatSession:
     def load(self, path: Path) -> None:
         """Load a saved conversation, replacing this one. Raises DataError, StorageError."""
         try:
-            value = json.loads(path.read_text(encoding="utf-8"))
+            value = load_json(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise StorageError(f"cannot read {path}: {error.strerror}") from error
         except ValueError as error:

@@ -13,6 +13,7 @@ from hermes.inference.generated_text import GeneratedText
 from hermes.inference.request import Generation, Request
 from hermes.inference.sampling_options import SAMPLING_OPTIONS
 from hermes.storage.append_only import AppendOnlyFile
+from hermes.storage.plain_json import load_json
 
 __all__ = ["IN_FLIGHT", "PromptRecord", "TextsFile", "generate_texts", "read_prompt_records"]
 
@@ -60,7 +61,7 @@ def read_prompt_records(path: Path) -> list[PromptRecord]:
 
 def _parse_record(where: str, line: str) -> PromptRecord:
     try:
-        value = json.loads(line)
+        value = load_json(line)
     except ValueError:
         value = None
     if not isinstance(value, dict) or not isinstance(value.get("prompt"), str):
@@ -110,7 +111,7 @@ class TextsFile:
     def _keep_line(self, line: bytes) -> bool:
         """Whether a line is whole, as the last one may not be after a kill."""
         try:
-            value = json.loads(line)
+            value = load_json(line)
         except ValueError:
             value = None
         number = len(self.kept)

@@ -7,7 +7,6 @@ tokens are left to huggingface_hub and never read here.
 """
 
 import hashlib
-import json
 import os
 import re
 import sys
@@ -23,6 +22,7 @@ from hermes.checkpoint.manifest import MANIFEST, read_manifest
 from hermes.errors import CheckpointError, HermesError, StorageError
 from hermes.interop.hub_client import require_hub, translate_hub_errors
 from hermes.storage.durable import Disk, link_or_copy, write_atomically, write_folder_atomically
+from hermes.storage.plain_json import load_json
 from hermes.storage.reading import hash_file
 from hermes.tokenizer import Tokenizer
 
@@ -208,7 +208,7 @@ def _download(
 def _read_shard_names(index: Path) -> set[str]:
     """Read the names of an index's shards; a broken index is reported when it is opened."""
     try:
-        names = json.loads(index.read_bytes())["weight_map"].values()
+        names = load_json(index.read_bytes())["weight_map"].values()
     except (ValueError, KeyError, TypeError, AttributeError):
         return set()
     return {name for name in names if isinstance(name, str) and "/" not in name}

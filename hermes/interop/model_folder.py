@@ -1,5 +1,6 @@
 """Writes the folder of a model, whole or not at all, one tensor at a time."""
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def write_folder(
     shards = plan_shards(kinds, shard_limit) if weights == MODEL else {weights: kinds}
     small = dict(files) | ({INDEX: render_index(shards)} if len(shards) > 1 else {})
     needed = sum(map(len, small.values())) + sum(map(compute_file_size, shards.values()))
-    folder = target.resolve()
+    folder = Path(os.path.realpath(target))
     folder.parent.mkdir(parents=True, exist_ok=True)
     require_space(folder.parent, needed)
     chunks: dict[str, Iterable[bytes | memoryview]] = {n: [small[n]] for n in sorted(small)}

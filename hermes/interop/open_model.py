@@ -4,6 +4,7 @@ Sources are checkpoints of hermes, Hugging Face folders, weights with a configur
 checkpoints of nanoGPT and litgpt.
 """
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -167,13 +168,18 @@ def _note_links(path: Path) -> tuple[str, ...]:
     """
     if not path.is_dir():
         return ()
-    inside = (path.resolve(), path.resolve().parent.parent / "blobs")
-    outside = [
-        entry
+    here = Path(os.path.realpath(path))
+    inside = (here, here.parent.parent / "blobs")
+    links = {
+        entry: Path(os.path.realpath(entry))  # Path.resolve raises where links form a loop
         for entry in list_folder(path)
-        if entry.is_symlink() and not any(entry.resolve().is_relative_to(one) for one in inside)
-    ]
-    return tuple(f"{one} is a link to {one.resolve()}, outside of the model" for one in outside)
+        if entry.is_symlink()
+    }
+    return tuple(
+        f"{entry} is a link to {target}, outside of the model"
+        for entry, target in links.items()
+        if not any(target.is_relative_to(one) for one in inside)
+    )
 
 
 def note_skipped(skipped: Iterable[SkippedCheckpoint]) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from hermes.numerics.frozen import list_frozen_matrices
 from hermes.numerics.lora import list_adapter_tensors, list_trainable
 from hermes.numerics.params import list_parameters
 from hermes.numerics.update_rules import count_state_bytes
+from hermes.process_limits import list_process_limits
 from hermes.recipe import Recipe
 from hermes.spec import ModelSpec
 
@@ -125,7 +126,8 @@ def read_host_memory() -> HostMemory | None:
     total, available = found
     binding = ""
     groups = [("the limit of its control group", one) for one in _read_cgroups()]
-    for what, (limit, used) in (*groups, ("ulimit -v", _read_address_space())):
+    own = [(one.name, (one.limit, one.used)) for one in list_process_limits()]
+    for what, (limit, used) in (*groups, *own):
         if 0 < limit < UNLIMITED:
             left = max(limit - used, 0)
             binding = what if left < available else binding
@@ -139,10 +141,7 @@ def read_memory_limits() -> dict[str, int]:
     groups = [limit for limit, _ in _read_cgroups() if 0 < limit < UNLIMITED]
     if groups:
         found["the control group"] = min(groups)
-    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if 0 < limit < UNLIMITED:
-        found["ulimit -v"] = limit
-    return found
+    return found | {one.name: one.limit for one in list_process_limits()}
 
 
 def _read_meminfo() -> tuple[int, int] | None:
@@ -206,13 +205,3 @@ def _read_statistic(path: Path) -> int:
     except (OSError, ValueError):
         pass
     return 0
-
-
-def _read_address_space() -> tuple[int, int]:
-    """The limit of `ulimit -v` and what of it is in use."""
-    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
-    except (OSError, ValueError):
-        pages = 0
-    return limit, pages * resource.getpagesize()

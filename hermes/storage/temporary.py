@@ -59,7 +59,8 @@ def delete_abandoned(parent: Path, prefix: str, *, age: float = AGE) -> list[Pat
 
 def _is_abandoned(path: Path, age: float) -> bool:
     facts = path.lstat()
-    if facts.st_uid != os.getuid() or time.time() - facts.st_mtime < age:
+    # One from the future is old, too: the clock was set back since.
+    if facts.st_uid != os.getuid() or abs(time.time() - facts.st_mtime) < age:
         return False
     descriptor = hold_lock(path)
     if descriptor < 0:

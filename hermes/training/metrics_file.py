@@ -5,14 +5,17 @@ run cuts the lines after its checkpoint, so that the file has neither gaps nor r
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from hermes.errors import DataError
 from hermes.storage.append_only import AppendOnlyFile
 from hermes.storage.durable import write_atomically
+from hermes.storage.plain_json import load_json
 
-__all__ = ["MetricsFile", "find_odd_lines", "read_last_step", "read_metrics"]
+__all__ = ["MetricsFile", "find_odd_lines", "parse_line", "read_last_step", "read_metrics"]
 
 NAME = "metrics.jsonl"
 ODD = "metrics-odd.jsonl"
@@ -36,7 +39,7 @@ class MetricsFile:
 
     def _open(self, after: int) -> None:
         def keep_line(line: bytes) -> bool:
-            record = _parse(line)
+            record = parse_line(line)
             return record is not None and record["step"] <= after
 
         self._file = AppendOnlyFile(self._run / NAME, keep_line)
@@ -62,14 +65,23 @@ class MetricsFile:
         self._file.close()
 
 
-def _parse(line: bytes) -> dict[str, float] | None:
-    """A line's record; None for one that is torn, is no object, or has no whole step."""
+def parse_line(line: bytes) -> dict[str, float] | None:
+    """A line's record; None for one that is torn, or no object of numbers with a whole step."""
     try:
-        record = json.loads(line) if line.endswith(b"\n") else None
-    except (ValueError, RecursionError):
+        record = load_json(line) if line.endswith(b"\n") else None
+    except ValueError:
         return None
-    whole = isinstance(record, dict) and type(record.get("step")) is int
-    return record if whole else None
+    if not isinstance(record, dict) or type(record.get("step")) is not int:
+        return None
+    return record if all(map(_is_number, record.values())) else None
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it is a number that a float holds."""
+    try:
+        return type(value) in (int, float) and math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def _read_lines(run: Path) -> list[bytes]:
@@ -86,7 +98,7 @@ def find_odd_lines(run: Path) -> list[int]:
     return [
         number
         for number, line in enumerate(_read_lines(run), start=1)
-        if line.endswith(b"\n") and _parse(line) is None
+        if line.endswith(b"\n") and parse_line(line) is None
     ]
 
 
@@ -111,13 +123,13 @@ def read_metrics(run: Path, *, skip_odd: bool = False) -> list[dict[str, float]]
     records = []
     lines = _read_lines(run)
     for number, line in enumerate(lines, start=1):
-        record = _parse(line)
+        record = parse_line(line)
         if record is not None:
             records.append(record)
         elif not skip_odd and (number < len(lines) or line.endswith(b"\n")):
             shown = line[:60].decode(errors="replace").rstrip()
             raise DataError(
-                f"{path}:{number}: expected a JSON object with a whole number 'step', found "
+                f"{path}:{number}: expected a JSON object of numbers with a whole 'step', found "
                 f"{shown!r}; remove the line, or resume the run, which sets it aside"
             )
     return records
@@ -130,5 +142,5 @@ def read_last_step(run: Path) -> int:
         return 0
     with open(path, "rb") as file:
         file.seek(max(0, path.stat().st_size - TAIL))
-        records = map(_parse, file.read().splitlines(keepends=True))
+        records = map(parse_line, file.read().splitlines(keepends=True))
     return max((int(record["step"]) for record in records if record is not None), default=0)

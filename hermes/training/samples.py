@@ -11,6 +11,7 @@ from hermes.inference.decoding import collect_completion, generate_tokens
 from hermes.inference.sampling import Sampling
 from hermes.interface import Model
 from hermes.storage.append_only import AppendOnlyFile
+from hermes.storage.plain_json import load_json
 from hermes.storage.reading import read_small
 from hermes.tokenizer import Tokenizer
 from hermes.training.events import Sample
@@ -52,7 +53,7 @@ def read_prompts(path: Path) -> tuple[str, ...]:
 
 def _read_prompt(path: Path, number: int, line: str) -> str:
     try:
-        prompt = json.loads(line)["prompt"]
+        prompt = load_json(line)["prompt"]
     except (ValueError, TypeError, KeyError):
         prompt = None
     if not isinstance(prompt, str):
@@ -121,7 +122,7 @@ class SampleFile:
 
 def _find_step(line: bytes) -> float:
     try:
-        return float(json.loads(line)["step"])
+        return float(load_json(line)["step"])
     except (ValueError, TypeError, KeyError):
         return float("inf")
 
@@ -130,4 +131,4 @@ def read_samples(run: Path) -> list[dict[str, Any]]:
     """Every sample of a run, oldest first; a torn last line is left out."""
     path = run / NAME
     lines = path.read_bytes().splitlines() if path.is_file() else []
-    return [json.loads(line) for line in lines if _find_step(line) != float("inf")]
+    return [load_json(line) for line in lines if _find_step(line) != float("inf")]

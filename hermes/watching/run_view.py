@@ -1,6 +1,5 @@
 """What a run's folder says of it to a page that follows it; nothing is written there."""
 
-import json
 import os
 import socket
 import time
@@ -11,10 +10,12 @@ from typing import Any
 
 from hermes.checkpoint import list_steps, open_checkpoint
 from hermes.errors import HermesError
+from hermes.storage.plain_json import load_json
+from hermes.storage.reading import read_small
 from hermes.storage.strict_yaml import read_value_mapping
 from hermes.training.early_stopping import EarlyStopping
 from hermes.training.metrics_file import NAME as METRICS
-from hermes.training.metrics_file import read_metrics
+from hermes.training.metrics_file import parse_line, read_metrics
 from hermes.training.run_yaml import FACTS, list_handovers
 from hermes.training.run_yaml import NAME as RUN
 from hermes.training.samples import read_samples
@@ -125,18 +126,21 @@ class RunView:
         Of a process on another machine it is known only that it writes.
         """
         try:
-            holder = json.loads((self.folder / ".lock").read_bytes())
+            holder = load_json(read_small(self.folder / ".lock"))
             if holder["host"] == socket.gethostname():
                 os.kill(int(holder["process"]), 0)
                 return True
             return time.time() - (self.folder / METRICS).stat().st_mtime < QUIET
         except PermissionError:  # another user's
             return True
-        except (OSError, ValueError, LookupError, TypeError):
+        except (HermesError, OSError, ValueError, LookupError, TypeError, OverflowError):
             return False
 
     def read_metrics(self, start: int) -> MetricsPart:
-        """The next lines of its metrics, at most PART bytes; torn and odd ones are passed over."""
+        """The next lines of its metrics, at most PART bytes; torn and odd ones are passed over.
+
+        A line longer than that is odd, and passed over in parts.
+        """
         path = self.folder / METRICS
         size = path.stat().st_size if path.is_file() else 0
         restarted = start > size
@@ -147,14 +151,10 @@ class RunView:
             file.seek(start)
             data = file.read(PART)
         whole = data[: data.rfind(b"\n") + 1]
-        lines = []
-        for line in whole.splitlines():
-            try:
-                record = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(record, dict) and isinstance(record.get("step"), int):
-                lines.append(record)
+        if not whole and len(data) == PART:
+            whole = data
+        found = map(parse_line, whole.splitlines(keepends=True))
+        lines: list[dict[str, Any]] = [one for one in found if one is not None]
         return MetricsPart(lines, start + len(whole), restarted)
 
     def read_samples(self) -> list[dict[str, Any]]:

@@ -116,7 +116,8 @@ class PageHandler(BaseHTTPRequestHandler):
         return self.server.list_runs()[number]
 
     def _send_json(self, value: Any) -> None:
-        data = json.dumps(value, ensure_ascii=False, default=str).encode()
+        # In ASCII, since a text of a file may have half of a surrogate pair.
+        data = json.dumps(value, default=str).encode()
         self._answer(200, data, "application/json; charset=utf-8")
 
     def _refuse(self, code: int, why: str) -> None:

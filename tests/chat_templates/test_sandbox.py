@@ -173,6 +173,38 @@ def test_size_and_time_are_bounded_whatever_a_template_does(kind, small_renderer
     assert encoder_of(tokenizer, "{{ 1 + 2 }}").template.render([], prompt=False) == "3"
 
 
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def test_what_a_template_says_moves_no_cursor(tokenizer):
+    source = "{{ raise_exception('a\\x1b[31m\\x07\\u202e b') }}"
+    with pytest.raises(DataError, match=r"refuses the conversation: a\?\[31m\?\? b$"):
+        encoder_of(tokenizer, source).encode(conversation((U, A)))
+
+
+def test_marks_that_a_template_writes_itself_are_no_numbers_of_messages(tokenizer):
+    marks = (
+        "\ufdd2" + "9" * 5_000 + " 1\ufdd4",
+        "\ufdd20 999\ufdd4",
+        "\ufdd3" + "7" * 5_000 + "\ufdd4",
+    )
+    for mark in marks:
+        source = CHATML.replace("{{ m.role }}", mark + "{{ m.role }}")
+        with pytest.raises(DataError, match="asks for an answer with"):
+            encoder_of(tokenizer, source).encode(conversation((U, A) * 12))
+
+
+def test_a_text_with_all_private_characters_leaves_none_for_the_names_of_tokens(tokenizer):
+    private = "".join(map(chr, range(0xF0000, 0x10FFFE)))
+    encoder = encoder_of(tokenizer, CHATML)
+    encoder.encode(conversation(({**U, "content": "say " + private}, A)))
+    with pytest.raises(DataError, match=r"use every character of Unicode's private planes, of whi"):
+        encoder.encode(conversation(({**U, "content": "<|im_end|>" + private}, A)))
+
+
 def test_what_ended_a_template_is_said(small_renderer, tokenizer):
     for kind, why in (("counting", "it takes more than 1 seconds"),
                       ("bytes, padded", "it needs more than 0.5 GiB of memory")):  # fmt: skip

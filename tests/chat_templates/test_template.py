@@ -1,9 +1,12 @@
 """Templates: which one is chosen, what it is given, and what is no template."""
 
+import os
+import subprocess
+
 import pytest
 
 from hermes.chat_templates.template import Template, choose_template
-from hermes.errors import DataError
+from hermes.errors import DataError, HermesError
 from hermes.tokenizer import CHAT_TEMPLATE, build_tokenizer_config
 from tests.chat_templates.support import TURNS
 
@@ -26,6 +29,27 @@ def test_a_template_is_taken_from_a_list_by_the_name_default():
     assert choose_template({"chat_template": held}, default="z").source == "y"
     config = {"chat_template": "y", "bos_token": {"content": "<s>", "lstrip": False}}
     assert choose_template(config, default="z").names == {"bos_token": "<s>"}
+
+
+@pytest.mark.parametrize(
+    "held", [[{"name": ["default"]}], [{"name": {}}, 3], [], [None], ["default"]]
+)
+def test_a_list_without_a_default_is_refused_whatever_its_names_are(held):
+    with pytest.raises(DataError, match="chat_template has no 'default', only "):
+        choose_template({"chat_template": held}, default="z")
+
+
+def test_a_template_is_no_device_no_folder_and_of_bounded_size(tmp_path):
+    for file, why in (("/dev/zero", "has more than 1,048,576 bytes"), (tmp_path, "Is a directory")):
+        with pytest.raises(HermesError, match=why):
+            choose_template(None, file=file, default="")
+    (tmp_path / "a.jinja").write_bytes(b"a\r\nb\xff")
+    with pytest.raises(DataError, match=r"a.jinja: not UTF-8 at byte 4, so it is not a template$"):
+        choose_template(None, file=tmp_path / "a.jinja", default="")
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["bash", "-c", f"printf 'a\\r\\nb' > {pipe}"]):
+        assert choose_template(None, file=pipe, default="").source == "a\nb"
 
 
 def test_templates_have_what_hugging_faces_have():

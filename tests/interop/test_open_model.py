@@ -11,7 +11,7 @@ import yaml
 from safetensors import numpy as public
 
 from hermes.checkpoint import locate
-from hermes.errors import CheckpointError, HermesError, SpecError
+from hermes.errors import CheckpointError, HermesError, SpecError, StorageError
 from hermes.interop.convert import convert
 from hermes.interop.huggingface.config_writer import make_config
 from hermes.interop.open_model import open_model
@@ -273,6 +273,20 @@ def test_a_file_that_is_a_link_out_of_the_folder_is_named(tmp_path, checkpoint):
     assert open_model(tmp_path / "hf").notes == (
         f"{tmp_path / 'hf/generation_config.json'} is a link to {secret}, outside of the model",
     )
+
+
+def test_links_that_form_a_loop_or_lead_nowhere_are_named_and_no_traceback(tmp_path, checkpoint):
+    convert(checkpoint, tmp_path / "hf", to="hf")
+    (tmp_path / "hf/a.txt").symlink_to("b.txt")
+    (tmp_path / "hf/b.txt").symlink_to("a.txt")  # within it
+    (tmp_path / "hf/c.txt").symlink_to("../nowhere")
+    (note,) = open_model(tmp_path / "hf").notes
+    assert note == (
+        f"{tmp_path / 'hf/c.txt'} is a link to {tmp_path / 'nowhere'}, outside of the model"
+    )
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(StorageError, match="loop"):
+        convert(checkpoint, tmp_path / "loop", to="hf")
 
 
 def test_the_links_of_the_hub_s_cache_are_not_worth_a_word(tmp_path, checkpoint):

@@ -59,6 +59,13 @@ def test_what_was_just_made_is_not_yet_abandoned(tmp_path):
     assert delete_abandoned(tmp_path, "hermes-tokens-") == [tmp_path / "hermes-tokens-1"]
 
 
+def test_what_was_made_before_the_clock_was_set_back_is_abandoned_too(tmp_path):
+    (tmp_path / "hermes-tokens-1").mkdir()
+    future = time.time() + 10 * AGE
+    os.utime(tmp_path / "hermes-tokens-1", (future, future))
+    assert delete_abandoned(tmp_path, "hermes-tokens-") == [tmp_path / "hermes-tokens-1"]
+
+
 def test_a_link_is_never_followed(tmp_path):
     kept = tmp_path / "kept"
     kept.mkdir()

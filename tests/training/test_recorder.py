@@ -229,7 +229,11 @@ def test_metrics_that_cannot_be_written_are_a_storage_error(tmp_path):
     assert str(error.value) == f"cannot write {tmp_path / 'metrics.jsonl'}: is a directory"
 
 
-ODD = [b'{"step": null}\n', b'{"step": "x"}\n', b"[" * 100_000 + b"\n", b"\xff\n", b"3\n"]
+ODD = [
+    *(b'{"step": null}\n', b'{"step": "x"}\n', b"[" * 100_000 + b"\n", b"\xff\n", b"3\n"),
+    *(b'{"step": 2, "loss": NaN}\n', b'{"step": 2, "loss": "high"}\n', b'{"step": true}\n'),
+    *(b'{"step": 2, "loss": 1' + 400 * b"0" + b"}\n", b'{"step": 2, "loss": 1e999}\n'),
+]
 
 
 def test_odd_lines_of_metrics_are_set_aside_and_named_and_the_run_resumes(go, tmp_path):
@@ -237,11 +241,12 @@ def test_odd_lines_of_metrics_are_set_aside_and_named_and_the_run_resumes(go, tm
     path = tmp_path / "run/metrics.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join([lines[0], *ODD, *lines[1:]]))
-    with pytest.raises(DataError, match=r"metrics.jsonl:2: expected a JSON object with a whole"):
+    with pytest.raises(DataError, match=r"metrics.jsonl:2: expected a JSON object of numbers"):
         read_metrics(tmp_path / "run")
     result = go(max_steps=6, resume=True)
-    assert f"{path} has 5 lines that are no metrics, set aside in metrics-odd.jsonl: " in " ".join(
-        result.notes
+    assert (
+        f"{path} has {len(ODD)} lines that are no metrics, set aside in metrics-odd.jsonl: "
+        in " ".join(result.notes)
     )
     assert (tmp_path / "run/metrics-odd.jsonl").read_bytes() == b"".join(ODD)
     assert path.read_bytes().startswith(b"".join(lines))

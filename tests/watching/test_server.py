@@ -1,7 +1,9 @@
 """What the page's server says of runs, to this machine alone."""
 
 import json
+import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,6 +16,7 @@ import pytest
 
 from hermes.errors import HermesError
 from hermes.training.metrics_file import read_metrics
+from hermes.watching import run_view
 from hermes.watching.run_view import RunView
 from hermes.watching.server import WatchServer
 from tests.training.support import Runs, corpus_in
@@ -100,6 +103,42 @@ def test_torn_and_odd_lines_wait_or_are_passed_over(tmp_path):
     with open(file, "ab") as more:
         more.write(b'ss": 1.5}\n')
     assert RunView(tmp_path).read_metrics(part.next).lines == [{"step": 2, "loss": 1.5}]
+
+
+ODD = (b'{"step": 1, "loss": NaN}', b'{"step": 1, "loss": "x"}', b"[" * 99_999, b'{"step": 1e5}')
+
+
+def test_odd_lines_and_very_long_ones_do_not_end_a_page(tmp_path, monkeypatch):
+    file, good = tmp_path / "metrics.jsonl", b'{"step": 1, "loss": 2.0}'
+    file.write_bytes(b"\n".join([good, *ODD, good, b'{"step": 2, "x": ' + b"1" * 5_000, good, b""]))
+    monkeypatch.setattr(run_view, "PART", 1_000)
+    lines, start = [], 0
+    for _ in range(200):
+        part = RunView(tmp_path).read_metrics(start)
+        lines, start = lines + part.lines, part.next
+    assert (lines, start) == ([{"step": 1, "loss": 2.0}] * 3, file.stat().st_size)
+
+
+@pytest.mark.parametrize(
+    "holder", [b"[" * 99_999, b'{"process": 1e400}', b'{"process": %d}' % 9**99]
+)
+def test_a_lock_that_says_nonsense_is_of_no_process(folder, tmp_path, serve, holder):
+    run = tmp_path / "run"
+    shutil.copytree(folder / "halted", run)
+    host = b'{"host": "%s", ' % socket.gethostname().encode()
+    (run / ".lock").write_bytes(holder.replace(b"{", host))
+    assert read_json(serve(run) + "runs")[0]["state"] == "stopped"
+    (run / ".lock").unlink()
+    os.mkfifo(run / ".lock")
+    assert read_json(serve(run) + "runs")[0]["state"] == "stopped"
+
+
+def test_samples_that_are_no_text_are_shown_or_passed_over(folder, tmp_path, serve):
+    run = tmp_path / "run"
+    shutil.copytree(folder / "done", run)
+    lines = (b'{"step": 1, "text": "\\ud800"}', b"[" * 99_999, b'{"step": 2, "text": NaN}', b"")
+    (run / "samples.jsonl").write_bytes(b"\n".join(lines))
+    assert read_json(serve(run) + "samples?run=0") == [{"step": 1, "text": "\ud800"}]
 
 
 def test_samples_are_there(folder, serve):

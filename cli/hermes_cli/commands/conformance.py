@@ -35,7 +35,7 @@ def _show_progress(text: str) -> None:
 def _require_writable(*files: Path | None) -> None:
     """Refuse files that cannot be written before the suite runs for them. Raises HermesError."""
     found = [file for file in files if file is not None]
-    if len({file.resolve() for file in found}) < len(found):
+    if len({os.path.realpath(file) for file in found}) < len(found):
         raise HermesError(f"{found[-1]} would be written twice; name another file for one of both")
     for file in found:
         if file.is_dir():

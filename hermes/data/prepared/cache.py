@@ -26,6 +26,7 @@ from hermes.data.token_stream import TokenStream
 from hermes.errors import DataError, HermesError, StorageError
 from hermes.stages import report_stage
 from hermes.storage.durable import Disk, delete_folder, write_atomically
+from hermes.storage.plain_json import load_json
 from hermes.storage.reading import hash_file
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def _is_current(folder: Path, sources: Sequence[SourceFile]) -> bool:
 
 def _read_sources(folder: Path) -> list[dict[str, object]] | None:
     try:
-        found = json.loads((folder / SOURCES).read_bytes())
+        found = load_json((folder / SOURCES).read_bytes())
         return found if isinstance(found, list) else None
     except (OSError, ValueError):
         return None
@@ -173,7 +174,7 @@ def _remove(folder: Path, sources: Sequence[SourceFile]) -> None:
         return
     if not (folder / MANIFEST).exists():
         try:
-            begun = json.loads((folder / PLAN).read_bytes())["sources"]
+            begun = load_json((folder / PLAN).read_bytes())["sources"]
             if begun == [source.describe() for source in sources]:
                 return
         except (OSError, ValueError, KeyError):

@@ -22,6 +22,7 @@ from hermes.data.source_file import HashingFile, ReadMeter, SourceHash, require_
 from hermes.data.token_stream import join_pieces
 from hermes.errors import DataError, StorageError
 from hermes.storage.durable import TEMPORARY, Disk, write_atomically, write_file
+from hermes.storage.plain_json import load_json
 
 if TYPE_CHECKING:
     from hermes.tokenizer import Tokenizer
@@ -62,7 +63,7 @@ def read_shard(folder: Path, name: str) -> Shard | None:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_bytes())
+        return load_json(path.read_bytes())
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -14,6 +14,7 @@ from hermes.data.prepared_folder import FORMAT, MANIFEST, is_prepared
 from hermes.data.token_shards import TokenFile, TokenShards, iterate_blocks
 from hermes.data.token_stream import TokenStream
 from hermes.errors import DataError, StorageError
+from hermes.storage.plain_json import load_json
 
 __all__ = [
     "MANIFEST",
@@ -57,7 +58,7 @@ def make_manifest(facts: dict[str, Any], shards: Sequence[Shard]) -> bytes:
 def read_manifest(folder: Path) -> tuple[dict[str, Any], tuple[Shard, ...]]:
     """The facts and the shards of a folder. Raises DataError, StorageError."""
     try:
-        facts = json.loads((folder / MANIFEST).read_bytes())
+        facts = load_json((folder / MANIFEST).read_bytes())
         if facts["format"] != FORMAT or facts["version"] > VERSION:
             raise ValueError(f"its format is {facts['format']!r}, version {facts['version']}")
         return facts, tuple(Shard(**shard) for shard in facts["shards"])

@@ -53,6 +53,7 @@ from hermes.data.progress import PreparationProgress, Watch, report_progress
 from hermes.data.source_file import SourceFile
 from hermes.errors import DataError, StorageError
 from hermes.storage.durable import TEMPORARY, Disk, write_atomically
+from hermes.storage.plain_json import load_json
 
 if TYPE_CHECKING:
     from hermes.tokenizer import Tokenizer
@@ -112,7 +113,7 @@ def merge_parts(output: str | Path, *, watch: Watch = report_progress) -> Prepar
     if (folder / MANIFEST).exists():
         return describe_whole(folder, ("nothing is left to do",))
     try:
-        found = json.loads((folder / PLAN).read_bytes())
+        found = load_json((folder / PLAN).read_bytes())
     except OSError:
         raise DataError(f"{folder}: no parts of a preparation in it; name their folder") from None
     plan = _read_plan(found)

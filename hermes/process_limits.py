@@ -1,0 +1,47 @@
+"""The limits of this process's memory, which `ulimit` sets, and what they leave."""
+
+import resource
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["ProcessLimit", "list_process_limits"]
+
+UNLIMITED = 1 << 60
+# By option of `ulimit`: the limit of getrlimit(2), and which number of /proc/self/statm it bounds.
+# -v bounds addresses, -d what of them is private and writable, which memory of one's own is.
+KINDS = (
+    ("ulimit -v", resource.RLIMIT_AS, 0),
+    ("ulimit -d", resource.RLIMIT_DATA, 5),
+)
+
+
+@dataclass(frozen=True)
+class ProcessLimit:
+    """A limit of this process's memory, in bytes. name: what sets it; used: what it counts."""
+
+    name: str
+    limit: int
+    used: int
+
+    @property
+    def left(self) -> int:
+        """Bytes that may still be asked for."""
+        return max(self.limit - self.used, 0)
+
+
+def list_process_limits() -> list[ProcessLimit]:
+    """List the limits that are set. What is used is 0 where the system does not say."""
+    found = []
+    for name, kind, field in KINDS:
+        limit, _ = resource.getrlimit(kind)
+        if 0 <= limit < UNLIMITED:
+            found.append(ProcessLimit(name, limit, _read_pages(field)))
+    return found
+
+
+def _read_pages(field: int) -> int:
+    try:
+        numbers = Path("/proc/self/statm").read_text(encoding="ascii").split()
+        return int(numbers[field]) * resource.getpagesize()
+    except (OSError, ValueError, LookupError):
+        return 0
