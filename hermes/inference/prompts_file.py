@@ -61,7 +61,7 @@ def read_prompt_records(path: Path) -> list[PromptRecord]:
 def _parse_record(where: str, line: str) -> PromptRecord:
     try:
         value = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict) or not isinstance(value.get("prompt"), str):
         raise DataError(f'{where}: expected {{"prompt": "..."}}, found {line.strip()[:60]!r}')
@@ -111,7 +111,7 @@ class TextsFile:
         """Whether a line is whole, as the last one may not be after a kill."""
         try:
             value = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             value = None
         number = len(self.kept)
         where = f"{self._path}:{number + 1}"

@@ -209,7 +209,7 @@ def _read_shard_names(index: Path) -> set[str]:
     """Read the names of an index's shards; a broken index is reported when it is opened."""
     try:
         names = json.loads(index.read_bytes())["weight_map"].values()
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
         return set()
     return {name for name in names if isinstance(name, str) and "/" not in name}
 

@@ -41,7 +41,11 @@ class SampleOptions:
 
 def read_prompts(path: Path) -> tuple[str, ...]:
     """Read prompts: each line of a file, or its field "prompt" in .jsonl. Raises HermesError."""
-    text = read_small(path).decode("utf-8")
+    try:
+        text = read_small(path).decode("utf-8")
+    except UnicodeDecodeError as error:
+        at = f"byte {error.start}"
+        raise HermesError(f"--sample-prompts {path}: it is not UTF-8 at {at}") from None
     lines = [line for line in text.splitlines() if line.strip()]
     if path.suffix == ".jsonl":
         lines = [_read_prompt(path, number, line) for number, line in enumerate(lines, start=1)]
@@ -53,7 +57,7 @@ def read_prompts(path: Path) -> tuple[str, ...]:
 def _read_prompt(path: Path, number: int, line: str) -> str:
     try:
         prompt = json.loads(line)["prompt"]
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, RecursionError, TypeError, KeyError):
         prompt = None
     if not isinstance(prompt, str):
         raise HermesError(
@@ -122,7 +126,7 @@ class SampleFile:
 def _find_step(line: bytes) -> float:
     try:
         return float(json.loads(line)["step"])
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, RecursionError, TypeError, KeyError):
         return float("inf")
 
 

@@ -132,7 +132,7 @@ class RunView:
             return time.time() - (self.folder / METRICS).stat().st_mtime < QUIET
         except PermissionError:  # another user's
             return True
-        except (OSError, ValueError, LookupError, TypeError):
+        except (OSError, ValueError, RecursionError, LookupError, TypeError):
             return False
 
     def read_metrics(self, start: int) -> MetricsPart:
@@ -151,7 +151,7 @@ class RunView:
         for line in whole.splitlines():
             try:
                 record = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
             if isinstance(record, dict) and isinstance(record.get("step"), int):
                 lines.append(record)

@@ -50,7 +50,7 @@ class Equivalent:
         mine = self.package, self.file, self.function, self.before, self.after
         return mine == (package, mutant.file, mutant.function, mutant.before, mutant.after)
 
-    def holds_on(self, device: str) -> bool:
+    def is_true_on(self, device: str) -> bool:
         """Whether it holds where a backend computes on `device`, such as `cuda:0`."""
         return self.device in (None, device.partition(":")[0])
 

@@ -88,7 +88,7 @@ def run_random_mutants(
             known = [e for e in find_equivalents(package) if e.is_about(package.name, mutant)]
             if any(e.device for e in known):
                 here = judge.find_device(report)
-                known = [e for e in known if e.holds_on(here)]
+                known = [e for e in known if e.is_true_on(here)]
             entry = known[0] if known else None
             if entry is not None and not entry.unreached:
                 yield _make_result(mutant, False, "", entry.why, 0, 0.0)
@@ -232,7 +232,7 @@ class _Judge:
             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
         }
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "hermes_conformance.mutants.server"],
+            [sys.executable, "-P", "-m", "hermes_conformance.mutants.server"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -152,7 +152,7 @@ def _read_sources(folder: Path) -> list[dict[str, object]] | None:
     try:
         found = json.loads((folder / SOURCES).read_bytes())
         return found if isinstance(found, list) else None
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 
@@ -176,6 +176,6 @@ def _remove(folder: Path, sources: Sequence[SourceFile]) -> None:
             begun = json.loads((folder / PLAN).read_bytes())["sources"]
             if begun == [source.describe() for source in sources]:
                 return
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, RecursionError, KeyError, TypeError):
             pass
     delete_folder(folder, Disk())

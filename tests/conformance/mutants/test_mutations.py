@@ -132,8 +132,8 @@ def test_an_entry_says_on_which_kind_of_device_it_holds(tmp_path):
     entry = "[[equivalent]]\n" + "".join(f'{key} = "{key}"\n' for key in KEYS)
     path.write_text(f'{entry}{entry}device = "cuda"\n')
     everywhere, on_cuda = read_equivalents(path)
-    assert [everywhere.holds_on(device) for device in ("cpu", "cuda:1")] == [True, True]
-    assert [on_cuda.holds_on(device) for device in ("cpu", "cuda", "cuda:1")] == [
+    assert [everywhere.is_true_on(device) for device in ("cpu", "cuda:1")] == [True, True]
+    assert [on_cuda.is_true_on(device) for device in ("cpu", "cuda", "cuda:1")] == [
         False,
         True,
         True,
