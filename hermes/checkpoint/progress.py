@@ -2,16 +2,15 @@
 
 import dataclasses
 import math
-import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from hermes.checkpoint.manifest import VERSION
 from hermes.errors import CheckpointError, HermesError, NonFinite
 from hermes.interface import LossScale
 from hermes.recipe import Recipe
 from hermes.storage.strict_json import Json, parse_json, render_json
+from hermes.storage.typed_json import build_typed
 
 __all__ = ["MIGRATIONS", "Progress", "read_progress", "render_progress"]
 
@@ -80,49 +79,10 @@ def read_progress(
     for old in range(version, VERSION):
         value = migrations[old](value)
     try:
-        progress = _build(Progress, value, where)
+        progress = build_typed(Progress, value, where)
     except CheckpointError:
         raise
     except HermesError as error:
         raise CheckpointError(f"{where}: {error}") from error
     assert isinstance(progress, Progress), "built from that class"
     return progress
-
-
-def _build(wanted: Any, value: Json, where: str) -> Any:
-    """Convert JSON to the type of a field; of other types only int to float and list to tuple."""
-    if dataclasses.is_dataclass(wanted):
-        assert isinstance(wanted, type), "annotations name classes"
-        return _build_dataclass(wanted, value, where)
-    arguments = get_args(wanted)
-    if get_origin(wanted) in (Union, types.UnionType) and len(arguments) == 2:
-        inner = next(a for a in arguments if a is not types.NoneType)
-        return None if value is None else _build(inner, value, where)
-    if get_origin(wanted) in (Mapping, dict):
-        if isinstance(value, dict):
-            return {key: _build(arguments[1], value[key], f"{where}: {key}") for key in value}
-    elif get_origin(wanted) is tuple:
-        if isinstance(value, list):
-            return tuple(_build(arguments[0], item, where) for item in value)
-    elif wanted is float and type(value) is int:
-        return float(value)
-    elif type(value) is wanted:
-        return value
-    name = getattr(wanted, "__name__", str(wanted))
-    raise CheckpointError(f"{where} must be {name}, got {value!r}")
-
-
-def _build_dataclass(wanted: type, value: Json, where: str) -> Any:
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{where} must be an object, got {value!r}")
-    hints = get_type_hints(wanted)
-    needed = {
-        f.name
-        for f in dataclasses.fields(wanted)
-        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-    }
-    for key in sorted(value.keys() - hints.keys()):
-        raise CheckpointError(f"{where} has the unknown key {key!r}")
-    for key in sorted(needed - value.keys()):
-        raise CheckpointError(f"{where} lacks {key!r}")
-    return wanted(**{key: _build(hints[key], value[key], f"{where}: {key}") for key in value})

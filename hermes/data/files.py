@@ -13,7 +13,13 @@ from typing import IO, BinaryIO, TypeVar
 from hermes.data.bad_records import BadRecordError, BadRecords
 from hermes.data.compression import COMPRESSIONS, open_decompressed, strip_compression
 from hermes.data.prepared_folder import is_prepared
-from hermes.data.remote import is_remote, list_remote, open_remote, restore_address
+from hermes.data.remote import (
+    is_remote,
+    list_remote,
+    open_remote,
+    refuse_secrets,
+    restore_address,
+)
 from hermes.errors import DataError, StorageError
 from hermes.formatting import format_count
 
@@ -88,6 +94,7 @@ def _check_name(name: object) -> Path:
             f"data is a text of {len(text):,} characters, not the name of a file; write it to a "
             "file, and give its name"
         )
+    refuse_secrets(text)
     return Path(name)
 
 

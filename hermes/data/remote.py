@@ -15,11 +15,20 @@ __all__ = [
     "locate_source",
     "open_filesystem",
     "open_remote",
+    "refuse_secrets",
     "restore_address",
 ]
 
 # A Path collapses two slashes to one, so one is enough.
 ADDRESS = re.compile(r"(?P<protocol>[a-z][a-z0-9+.-]+):/+(?P<rest>.+)", re.DOTALL)
+
+AUTHORITY = re.compile(r"[a-z][a-z0-9+.-]+:/+(?P<user>[^/?#]*@)?(?P<host>[^/?#]*)")
+# Parameters by which an address proves who may read it, as of signed addresses of object stores.
+SIGNING = re.compile(
+    r"[?&;](x-(amz|goog)-(signature|credential|security-token)|(aws|google)accesskeyid|signature|sig"
+    r"|(access_?|auth_?|api_?|private_?|secret_?)?(token|key)|password|passwd|secret|auth)=",
+    re.IGNORECASE,
+)
 
 
 def is_remote(path: str | Path) -> bool:
@@ -28,8 +37,31 @@ def is_remote(path: str | Path) -> bool:
 
 
 def locate_source(name: str) -> str:
-    """A source as run.yaml has it: a file's absolute path, an address or '-' as it is."""
+    """A source as run.yaml has it: a file's absolute path, an address or '-' as it is.
+
+    Raises DataError as `refuse_secrets`.
+    """
+    refuse_secrets(name)
     return name if name == "-" or is_remote(name) else os.path.abspath(name)
+
+
+def refuse_secrets(name: str | Path) -> None:
+    """Raise DataError for an address with a password, token or signature in it.
+
+    A run records where its data is, and messages say it; what opens it is no part of that.
+    """
+    text = str(name)
+    found = AUTHORITY.match(text)
+    if found is None or not is_remote(text):
+        return
+    user = found["user"] or ""
+    protocol = text.partition(":")[0]
+    if ":" in user or (user and protocol in ("http", "https")) or SIGNING.search(text):
+        raise DataError(
+            f"the address of a file at {protocol}://{found['host']} has a password, token or "
+            "signature in it, which a run would record and messages would show; give it where "
+            "fsspec finds it, such as the environment, or download the file"
+        )
 
 
 def restore_address(path: str | Path) -> tuple[str, str]:

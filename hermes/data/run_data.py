@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 from hermes.data.bad_records import BadRecordError
 from hermes.data.document_index import (
@@ -24,11 +24,12 @@ from hermes.data.mixture_blocks import AS_SHUFFLED, Phase
 from hermes.data.prepared.documents import open_index
 from hermes.data.prepared.manifest import read_manifest
 from hermes.data.stream_index import scan_documents
-from hermes.data.token_shards import TokenFile, iterate_blocks
+from hermes.data.token_shards import ID_TYPES, TokenFile, iterate_blocks
 from hermes.data.token_stream import TokenStream
-from hermes.errors import DataError, StorageError
+from hermes.errors import DataError, HermesError, StorageError
 from hermes.storage.durable import write_atomically
 from hermes.storage.plain_json import load_json
+from hermes.storage.typed_json import build_typed
 
 if TYPE_CHECKING:
     from hermes.tokenizer import Tokenizer
@@ -193,12 +194,12 @@ class RunData:
         path = run / NAME
         try:
             found = load_json(path.read_bytes())
-            if found["format"] != FORMAT or found["version"] > VERSION:
-                raise ValueError(f"its format is {found['format']!r}, version {found['version']}")
-            records = tuple(map(_read_record, found["records"]))
-            sessions = tuple(SessionRecord(**one) for one in found["sessions"])
-            if any(not 0 <= one.data < len(records) for one in sessions):
-                raise ValueError("a session names a record that is not there")
+            own = dict(found) if isinstance(found, dict) else {}
+            kind, version = own.pop("format", None), own.pop("version", None)
+            if kind != FORMAT or type(version) is not int or version > VERSION:
+                raise ValueError(f"its format is {kind!r}, version {version!r}")
+            data = cast(RunData, build_typed(cls, own, "it"))
+            data._require_possible()
         except FileNotFoundError:
             if not run.exists():
                 raise DataError(f"there is no run {run}") from None
@@ -208,40 +209,30 @@ class RunData:
             ) from None
         except OSError as error:
             raise StorageError(f"cannot read {path}: {error.strerror}") from error
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, HermesError) as error:
             raise DataError(f"{path}: not the data of a run ({error}); remove it") from None
-        return cls(records, sessions)
+        return data
+
+    def _require_possible(self) -> None:
+        """Raise ValueError for numbers that no run has."""
+        for one in self.sessions:
+            if not 0 <= one.data < len(self.records):
+                raise ValueError("a session names a record that is not there")
+            if min(one.batch_size, one.grad_accum, one.world_size) < 1 or one.step < 0:
+                raise ValueError("a session takes no samples")
+        for record in self.records:
+            if record.seq_len < 1 or not record.trained:
+                raise ValueError("a record has no samples")
+            streams = (*record.trained, *([record.validation] if record.validation else []))
+            for stream in streams:
+                if min(stream.tokens, stream.documents, stream.train, stream.held_out) < 0:
+                    raise ValueError("a stream has less than no tokens")
+                if any(dtype not in ID_TYPES for _, dtype, _, _ in stream.token_files):
+                    raise ValueError("a file of tokens has ids of another type")
 
 
 def _replace_data(session: SessionRecord, number: int) -> SessionRecord:
     return SessionRecord(**{**asdict(session), "data": number})
-
-
-def _read_record(found: dict[str, Any]) -> DataRecord:
-    trained = tuple(map(_read_source, found.pop("trained")))
-    validation = found.pop("validation")
-    options = TextFormat(**found.pop("options"))
-    own = None if validation is None else _read_source(validation)
-    later = _read_phases(found.pop("later", ()))
-    continued = tuple(map(_read_phases, found.pop("continued", ())))
-    return DataRecord(
-        trained=trained,
-        validation=own,
-        options=options,
-        later=later,
-        continued=continued,
-        **found,
-    )
-
-
-def _read_phases(found: Sequence[Any]) -> tuple[tuple[int, tuple[float, ...]], ...]:
-    return tuple((sample, tuple(shares)) for sample, shares in found)
-
-
-def _read_source(found: dict[str, Any]) -> SourceRecord:
-    lists = {name: tuple(found[name]) for name in ("data", "sources")}
-    files = tuple((path, kind, tokens, at) for path, kind, tokens, at in found["token_files"])
-    return SourceRecord(**{**found, **lists, "token_files": files})
 
 
 def open_source_tokens(

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from hermes.errors import DataError, StorageError
 
-__all__ = ["TokenFile", "TokenShards", "TokenSlice", "iterate_blocks", "open_tokens"]
+__all__ = ["ID_TYPES", "TokenFile", "TokenShards", "TokenSlice", "iterate_blocks", "open_tokens"]
 
+ID_TYPES = ("<u2", "<u4")
 OPEN_FILES = 128  # mapped at a time; each takes a descriptor
 
 

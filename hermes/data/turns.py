@@ -67,13 +67,14 @@ def read_sharegpt_turn(turn: Any, where: str) -> Message:
     """Read one turn of ShareGPT. Raises DataError."""
     if not isinstance(turn, dict) or "from" not in turn:
         return check_message(turn, where)
-    turn = drop_nulls(turn)
+    turn = drop_nulls(turn, ("from",))
     name, said = turn.pop("from"), require_field(turn, "value", where)
     del turn["value"]
-    if name not in SHAREGPT_ROLES:
+    if not isinstance(name, str) or name not in SHAREGPT_ROLES:
         known = ", ".join(SHAREGPT_ROLES)
         hint = suggest_nearest(name, SHAREGPT_ROLES) if isinstance(name, str) else ""
-        raise DataError(f"{where}: 'from' is {name!r}{hint or '; known are ' + known}")
+        found = repr(name[:40]) if isinstance(name, str) else name_type(name)
+        raise DataError(f"{where}: 'from' is {found}{hint or '; known are ' + known}")
     role = SHAREGPT_ROLES[name]
     if name in CALLS:
         calls = _read_calls(said, f"{where}: field 'value'")

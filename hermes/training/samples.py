@@ -42,7 +42,11 @@ class SampleOptions:
 
 def read_prompts(path: Path) -> tuple[str, ...]:
     """Read prompts: each line of a file, or its field "prompt" in .jsonl. Raises HermesError."""
-    text = read_small(path).decode("utf-8")
+    try:
+        text = read_small(path).decode("utf-8")
+    except UnicodeDecodeError as error:
+        at = f"byte {error.start}"
+        raise HermesError(f"--sample-prompts {path}: it is not UTF-8 at {at}") from None
     lines = [line for line in text.splitlines() if line.strip()]
     if path.suffix == ".jsonl":
         lines = [_read_prompt(path, number, line) for number, line in enumerate(lines, start=1)]

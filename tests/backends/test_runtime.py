@@ -29,7 +29,13 @@ def test_a_device_that_is_not_there_is_declined_in_one_sentence(backend):
         ),
     ],
 )
-def test_tf32_is_declined_on_a_cpu(backend, message):
+@pytest.mark.parametrize("switch", ["0", "1", None])
+def test_tf32_is_declined_on_a_cpu(monkeypatch, backend, message, switch):
+    """However MLX's own switch stands, which GPUs alone have anything to do with."""
+    if switch is None:
+        monkeypatch.delenv("MLX_ENABLE_TF32", raising=False)
+    else:
+        monkeypatch.setenv("MLX_ENABLE_TF32", switch)
     options = Options(device="cpu", precision="tf32")
     with pytest.raises(Unsupported) as error:
         find_backend(backend).build(make_spec(), make_weights(make_spec()), options)

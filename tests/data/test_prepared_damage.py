@@ -56,10 +56,12 @@ def test_every_damaged_file_is_named(prepared, tmp_path, tokenizer):
         assert what in said[said.index(path.name) :].partition(" | ")[0]
 
 
-def test_every_flipped_bit_and_every_cut_of_a_shard_is_found(prepared):
+@pytest.mark.parametrize("count", [6, pytest.param(1_000, marks=pytest.mark.long)])
+def test_every_flipped_bit_and_every_cut_of_a_shard_is_found(prepared, count):
     draw = random.Random(0)
     files = [path for path in sorted(prepared.iterdir()) if path.suffix in (".bin", ".idx")]
-    for path in draw.sample(files, 6):
+    files = [path for path in files if path.stat().st_size]  # no document begins in some shards
+    for path in draw.choices(files, k=count):
         whole = path.read_bytes()
         flip(path, draw.randrange(len(whole)), draw.randrange(8))
         with pytest.raises(DataError, match=rf"^{path}: its SHA-256 is"):
@@ -71,6 +73,21 @@ def test_every_flipped_bit_and_every_cut_of_a_shard_is_found(prepared):
         with pytest.raises(DataError, match=rf"^{path}: the shard is missing"):
             verify_prepared(prepared)
         path.write_bytes(whole)
+    verify_prepared(prepared)
+
+
+def test_shards_that_change_places_and_one_that_grows_are_found(prepared):
+    one, other, *_ = sorted(prepared.glob("*.bin"))
+    whole, another = one.read_bytes(), other.read_bytes()
+    one.write_bytes(another)
+    other.write_bytes(whole)
+    with pytest.raises(DataError, match="2 files are damaged; copy or prepare them again: "):
+        verify_prepared(prepared)
+    other.write_bytes(another)
+    one.write_bytes(whole + whole[:2])
+    with pytest.raises(DataError, match=rf"^{one}: .* bytes where the manifest says"):
+        open_prepared(prepared)
+    one.write_bytes(whole)
     verify_prepared(prepared)
 
 

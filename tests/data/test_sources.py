@@ -7,6 +7,7 @@ import json
 import lzma
 import os
 import threading
+from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
@@ -16,6 +17,7 @@ import zstandard
 from hermes.data import read_records
 from hermes.data.bad_records import SKIP_ADVICE, BadRecordError, BadRecords
 from hermes.data.document_reader import read_documents
+from hermes.data.remote import locate_source
 from hermes.errors import DataError, HermesError
 from tests.data.support import message, texts
 
@@ -215,6 +217,34 @@ def test_files_at_addresses_are_read_through_fsspec(write):
         memory.rm("/d", recursive=True)
     with pytest.raises(HermesError, match=r"^nowhere://a.txt: fsspec cannot open nowhere://"):
         texts("nowhere://a.txt")
+
+
+ADDRESSES = (
+    "https://user:hunter2@host/a.txt",
+    "https://hunter2@host/a.txt",
+    "s3://KEY:hunter2@bucket/a.txt",
+    "https://host/a.txt?x=1&X-Amz-Signature=hunter2",
+    "https://host/a.jsonl?sv=2&sig=hunter2",
+    "https://host/a.jsonl?access_token=hunter2",
+    "https:/user:hunter2@host/a.txt",  # as a Path has it
+)
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_an_address_that_holds_a_secret_is_refused_without_repeating_it(address):
+    for refuse in (texts, locate_source, lambda name: texts(Path(name))):
+        with pytest.raises(DataError, match="has a password, token or signature in it") as refused:
+            refuse(address)
+        assert "hunter2" not in str(refused.value)
+
+
+def test_other_addresses_are_taken_as_they_are():
+    for address in (
+        "sftp://me@host/a.txt",
+        "https://host/a@b:c.txt?version=1&tokens=2",
+        "s3://b/k",
+    ):
+        assert locate_source(address) == address
 
 
 def test_files_are_read_over_http(write, server):

@@ -1,6 +1,7 @@
 """Kills a run at random points, again and again, and looks at what is left each time.
 
-    python -m tests.scenarios.kill_runs [--backend torch|mlx] [--kills 200] [--seed 0]
+    python -m tests.scenarios.kill_runs [--backend torch|mlx] [--command train|sft|dpo]
+        [--grad-accum 2] [--kills 200] [--seed 0]
 
 The run saves every few updates and evaluates between. After each kill -9 every checkpoint that has
 its name must be whole, no newer one may be gone, and the same command goes on. Every checkpoint of
@@ -26,6 +27,13 @@ from hermes.api_tokenizer import train_tokenizer
 from hermes.checkpoint import list_steps, open_checkpoint, verify
 from hermes.training.events import MEASURED
 from hermes_cli.main import run as hermes
+from tests.finetuning.support import (
+    small_checkpoint,
+    small_spec,
+    some_chats,
+    some_pairs,
+    write_lines,
+)
 
 SPEC = """model little { max_seq_len: 32 hidden_size: 32 num_layers: 2 vocab_size: 300
   block: { attention: { num_heads: 2 num_kv_heads: 1 dropout: 0.1 } ffn: { hidden_dim: 48 }
@@ -35,7 +43,7 @@ SENTENCE = "the cat sat on a mat and then it ran off to see what else there was"
 STEPS, SAVES = 60, 3
 # Of two epochs and a little: most kills are in the middle of one.
 OPTIONS = [
-    *("--seq-len", "16", "--batch-size", "2", "--grad-accum", "2", "--lr", "3e-3"),
+    *("--batch-size", "2", "--lr", "3e-3"),
     *("--schedule", "cosine", "--warmup-steps", "5", "--grad-clip", "0.5", "--seed", "5"),
     *("--val-fraction", "0.05", "--eval-every", "7", "--device", "cpu"),
     *("--max-steps", str(STEPS), "--save-every", str(SAVES)),
@@ -44,20 +52,36 @@ TENSORS = ("model.safetensors", "optimizer.safetensors")
 WHERE = ("run", "step", "tokens", "epoch", "sample", "total_steps", "recipe", "metrics")
 
 
+# What each command reads, and its options besides.
+READS = {
+    "train": {"--data": "text.txt", "--tokenizer": "tokenizer.json", "--model": "model.mal"},
+    "sft": {"--data": "chats.jsonl", "--checkpoint": "base"},
+    "dpo": {"--data": "pairs.jsonl", "--checkpoint": "base"},
+}
+MORE = {"train": ["--seq-len", "16"], "sft": [], "dpo": []}
+
+
 def material(folder: Path, seed: int) -> None:
-    """A text of some 1,600 tokens, its tokenizer and a model."""
+    """A text of some 1,600 tokens, its tokenizer and a model; one to tune, and what to."""
     choose = random.Random(seed)
     words = SENTENCE.split()
     (folder / "text.txt").write_text(" ".join(choose.choice(words) for _ in range(1_300)))
     train_tokenizer(folder / "text.txt", vocab_size=290).save(folder / "tokenizer.json")
     (folder / "model.mal").write_text(SPEC)
+    small_checkpoint(folder / "base", spec=small_spec(dropout=0.1))
+    write_lines(folder / "chats.jsonl", some_chats(70))
+    write_lines(folder / "pairs.jsonl", some_pairs(70))
 
 
-def command(folder: Path, run: Path, backend: str) -> list[str]:
+def command(
+    folder: Path, run: Path, backend: str, name: str = "train", grad_accum: int = 2
+) -> list[str]:
     """The one command line that begins the run and resumes it."""
-    files = {"--data": "text.txt", "--tokenizer": "tokenizer.json", "--model": "model.mal"}
-    given = [word for name, file in files.items() for word in (name, str(folder / file))]
-    return ["train", *given, *OPTIONS, "--backend", backend, "--output", str(run), "--auto-resume"]
+    given = [word for key, file in READS[name].items() for word in (key, str(folder / file))]
+    return [
+        *(name, *given, *OPTIONS, *MORE[name], "--grad-accum", str(grad_accum)),
+        *("--backend", backend, "--output", str(run), "--auto-resume"),
+    ]
 
 
 def life(arguments: Sequence[str], said: Path) -> int:
@@ -132,20 +156,22 @@ def judge(run: Path, newest_before: int, expected: dict[int, dict[str, object]],
     return newest
 
 
-def kill_all(folder: Path, backend: str, kills: int, seed: int) -> Told:
+def kill_all(
+    folder: Path, backend: str, kills: int, seed: int, name: str = "train", grad_accum: int = 2
+) -> Told:
     """Kill runs until `kills` have hit one that was not yet done."""
     choose, told = random.Random(seed), Told()
     material(folder, seed)
     whole, said = folder / "whole", folder / "said.txt"
     began = time.monotonic()
-    if finish(life(command(folder, whole, backend), said)):
+    if finish(life(command(folder, whole, backend, name, grad_accum), said)):
         raise SystemExit(said.read_text())
     longest = (time.monotonic() - began) / 3
     expected = {step: facts(path) for step, path in list_steps(whole)}
     while told.kills < kills and not told.faults:
         told.runs += 1
         run = folder / f"run-{told.runs}"
-        arguments = [*command(folder, run, backend), "--keep-last", "2"]
+        arguments = [*command(folder, run, backend, name, grad_accum), "--keep-last", "2"]
         newest = 0
         while told.kills < kills:
             pid = life(arguments, said)
@@ -175,18 +201,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Say what came of it; the exit code is 1 where anything was lost or differs."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--backend", default="torch")
+    parser.add_argument("--command", default="train", choices=READS)
+    parser.add_argument("--grad-accum", type=int, default=2)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", help="where to run  [default: a temporary folder]")
     asked = parser.parse_args(arguments)
     import_module({"torch": "torch", "mlx": "mlx.core"}[asked.backend])
     with tempfile.TemporaryDirectory(dir=asked.folder) as folder:
-        told = kill_all(Path(folder), asked.backend, asked.kills, asked.seed)
+        told = kill_all(
+            Path(folder), asked.backend, asked.kills, asked.seed, asked.command, asked.grad_accum
+        )
     for fault in told.faults:
         print(f"{asked.backend}: {fault}")
     print(
-        f"{asked.backend}: {told.kills} kills in {told.runs} runs, {told.compared} checkpoints "
-        f"looked at, {len(told.faults)} faults"
+        f"{asked.backend}, {asked.command}: {told.kills} kills in {told.runs} runs, "
+        f"{told.compared} checkpoints looked at, {len(told.faults)} faults"
     )
     for where, count in sorted(told.points.items()):
         print(f"  {count:4} {where}")

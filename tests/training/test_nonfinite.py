@@ -4,9 +4,11 @@ import pytest
 
 import hermes
 from hermes.errors import HermesError, NonFinite
+from hermes.training.loss_guard import LossGuard
 from hermes.training.metrics_file import read_metrics
 from hermes.training.nonfinite import NonFinitePolicy
 from tests.training.support import tensors, write_model_that_overflows
+from tests.training.test_loop import World
 
 OPTIONS = {"seq_len": 16, "batch_size": 4, "max_steps": 12, "save_every": 5, "seed": 5}
 
@@ -71,6 +73,27 @@ def test_a_run_stops_after_as_many_in_a_row_also_over_a_resume(start, tmp_path):
     count = max(skipped(tmp_path / "long").values())
     with pytest.raises(NonFinite, match=rf"step {count + 1}: .* last of {count + 1} such steps"):
         go(start, tmp_path / "long", "torch", f"skip:{count + 1}", data="every.txt", resume=True)
+
+
+@pytest.mark.parametrize("log_every", [1, 4])
+@pytest.mark.parametrize("where", ["losses", "norms"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_at_whichever_step_nothing_of_it_is_saved(where, value, log_every):
+    """Of a run of 20 steps that saves every third: stopped at, or left out."""
+    asked = {"log_every": log_every, "evaluates": False, "recipe": {"save_every": 3}}
+    for step in range(1, 21):
+        world = World(**{where: {step: value}})
+        with pytest.raises(NonFinite, match=rf"^step {step}: the ") as stopped:
+            list(world.run(20, **asked))
+        saved = [int(line.split()[1]) for line in world.log if line.startswith("save")]
+        assert saved == [*range(3, step, 3)]
+        good = f"the last good checkpoint is step-{saved[-1]}" if saved else "nothing was saved"
+        assert good in str(stopped.value)
+        world = World(**{where: {step: value}})
+        guard = LossGuard(NonFinitePolicy.parse("skip:2"))
+        list(world.run(20, guard=guard, **asked))
+        assert [line for line in world.log if "Skipped" in line] == [f"record Skipped {step}"]
+        assert "save 20" in world.log
 
 
 @pytest.mark.parametrize("text", ["", "skip:", "skip:0", "skip:-1", "skip:x", "halt"])

@@ -44,6 +44,10 @@ Command = tuple[Callable[[list[str], Callable[[str], None], Signals], int], list
 
 REFUSALS = {HermesError.exit_code, click.UsageError.exit_code, NonFinite.exit_code}
 TORCH_LOG_LEVEL = "TORCH_CPP_LOG_LEVEL"
+# A process that multiprocessing starts looks for modules in the working folder first, until it has
+# this one's paths: a file json.py there, of whoever made the folder, would be run. By a value of
+# our own a worker knows that nobody else asked for it, and does not hand it on.
+SAFE_PATH, OURS = "PYTHONSAFEPATH", "hermes"
 NO_TRACE = "To enable traceback see"  # torch's word for having none
 
 
@@ -88,10 +92,23 @@ def start_workers(
             return _start_ring(command, number, folder, writing)
         return _start_elastic(command, number, folder, restarts)
 
-    supervise(
-        start, signals, restarts, writing=writing, work_limit=limits.work_timeout, words=words
-    )
+    with _leave_out_working_folder():
+        supervise(
+            start, signals, restarts, writing=writing, work_limit=limits.work_timeout, words=words
+        )
     return True
+
+
+@contextmanager
+def _leave_out_working_folder() -> Iterator[None]:
+    """A block in which processes that are started take no module from the working folder."""
+    given = SAFE_PATH in os.environ
+    os.environ.setdefault(SAFE_PATH, OURS)
+    try:
+        yield
+    finally:
+        if not given:
+            del os.environ[SAFE_PATH]
 
 
 @contextmanager
@@ -143,6 +160,8 @@ def _run_worker(command: Command, folder: str, environment: Mapping[str, str]) -
     ended = exit_without_teardown()
     # A signal of the terminal reaches the launcher alone, which hands it on once.
     os.setsid()
+    if os.environ.get(SAFE_PATH) == OURS:
+        del os.environ[SAFE_PATH]
     os.environ.pop("MLX_RANK", None)  # of mlx.launch, which started the one that starts these
     os.environ |= {**environment, OWN: "1"}
     rank = int(os.environ.get("MLX_RANK", os.environ.get("RANK", "0")))

@@ -8,6 +8,7 @@
     after = "self._distributed = process_group.rank_info.world_size > 2"
     why = "one process has a world size of 1"
     unreached = true    # optional: only where no check runs the line, as one for a GPU on a CPU
+    device = "cpu"      # optional: only where the backend is judged on a device of this kind
 
 Entries are of texts, not of line numbers, so that they stay when other lines change. Those of our
 backends are in equivalents.toml beside this file; a third party's are in the equivalents.toml of
@@ -32,6 +33,7 @@ class Equivalent:
     """One entry. why: the reason that nothing could tell it from the right text.
 
     unreached: it holds only where no check runs the line, on a device that the line is not for.
+    device: the kind of device on which it holds, `cuda` for `cuda:0`; None for all.
     """
 
     package: str
@@ -41,11 +43,16 @@ class Equivalent:
     after: str
     why: str
     unreached: bool = False
+    device: str | None = None
 
     def is_about(self, package: str, mutant: Mutant) -> bool:
         """Whether this is the entry of a mutant."""
         mine = self.package, self.file, self.function, self.before, self.after
         return mine == (package, mutant.file, mutant.function, mutant.before, mutant.after)
+
+    def is_true_on(self, device: str) -> bool:
+        """Whether it holds where a backend computes on `device`, such as `cuda:0`."""
+        return self.device in (None, device.partition(":")[0])
 
 
 def read_equivalents(path: Path) -> tuple[Equivalent, ...]:
@@ -61,10 +68,13 @@ def read_equivalents(path: Path) -> tuple[Equivalent, ...]:
 
 
 def _parse_entry(path: Path, number: int, entry: Any) -> Equivalent:
-    if not isinstance(entry, dict) or set(entry) - {"unreached"} != set(KEYS):
+    if not isinstance(entry, dict) or set(entry) - {"unreached", "device"} != set(KEYS):
         raise HermesError(f"{path}: entry {number} needs exactly {', '.join(KEYS)}")
     if not isinstance(entry.get("unreached", False), bool):
         raise HermesError(f"{path}: entry {number}: unreached must be true or false")
+    device = entry.get("device", "cpu")
+    if not isinstance(device, str) or not device.isidentifier():
+        raise HermesError(f"{path}: entry {number}: device must be a kind, as cpu or cuda")
     for key in KEYS:
         if not isinstance(entry[key], str) or (key != "function" and not entry[key].strip()):
             raise HermesError(f"{path}: entry {number}: {key} must be a text")

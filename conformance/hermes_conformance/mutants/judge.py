@@ -124,7 +124,14 @@ def record(request: Message) -> Message:
             }
         )
     modules = [name for name in sys.modules if name.partition(".")[0] != request["package"]]
-    return {"units": units, "wrong": wrong, "trains": trains, "modules": modules}
+    device = backends.subject.device_name
+    return {
+        "units": units,
+        "wrong": wrong,
+        "trains": trains,
+        "device": device,
+        "modules": modules,
+    }
 
 
 def judge(request: Message) -> Message:

@@ -85,8 +85,11 @@ def run_random_mutants(
     with _Judge(backend, against, device, package) as judge:
         for count, mutant in enumerate(mutants, 1):
             # Read anew each time: one looks at survivors and lists them while others are judged.
-            known = find_equivalents(package)
-            entry = next((e for e in known if e.is_about(package.name, mutant)), None)
+            known = [e for e in find_equivalents(package) if e.is_about(package.name, mutant)]
+            if any(e.device for e in known):
+                here = judge.find_device(report)
+                known = [e for e in known if e.is_true_on(here)]
+            entry = known[0] if known else None
             if entry is not None and not entry.unreached:
                 yield _make_result(mutant, False, "", entry.why, 0, 0.0)
                 continue
@@ -144,6 +147,12 @@ class _Judge:
             for stream in (self._process.stdin, self._process.stdout):
                 if stream is not None:
                     stream.close()
+
+    def find_device(self, report: Callable[[str], None]) -> str:
+        """The device that the backend is judged on."""
+        if not self._recorded:
+            self._record(report)
+        return str(self._recorded["device"])
 
     def judge(self, mutant: Mutant, report: Callable[[str], None]) -> MutantResult:
         """Judge one mutant by the checks that run its statement, the quickest first."""
@@ -223,7 +232,7 @@ class _Judge:
             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
         }
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "hermes_conformance.mutants.server"],
+            [sys.executable, "-P", "-m", "hermes_conformance.mutants.server"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

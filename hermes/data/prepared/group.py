@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,12 +20,15 @@ from hermes.data.prepared.manifest import Shard
 from hermes.data.prepared.plan import Plan, name_shard
 from hermes.data.source_file import HashingFile, ReadMeter, SourceHash, require_unchanged
 from hermes.data.token_stream import join_pieces
-from hermes.errors import DataError, StorageError
+from hermes.errors import DataError, HermesError, StorageError
 from hermes.storage.durable import TEMPORARY, Disk, write_atomically, write_file
 from hermes.storage.plain_json import load_json
+from hermes.storage.typed_json import build_typed
 
 if TYPE_CHECKING:
     from hermes.tokenizer import Tokenizer
+
+T = TypeVar("T")
 
 __all__ = ["Group", "GroupReader", "name_group", "read_group", "read_shard", "write_shards"]
 
@@ -48,26 +51,27 @@ def name_group(group: int) -> str:
 
 def read_group(folder: Path, group: int) -> Group | None:
     """What is known of a group; None where it was not read to its end."""
-    found = _read_json(folder / name_group(group))
-    if found is None:
-        return None
-    sources = tuple(SourceHash(**source) for source in found.pop("sources"))
-    return Group(sources=sources, first_bad=tuple(found.pop("first_bad")), **found)
+    return _read_receipt(folder / name_group(group), Group)
 
 
 def read_shard(folder: Path, name: str) -> Shard | None:
     """What is known of a finished shard; None where it is not finished."""
-    found = _read_json(folder / f"{name}.json")
-    return None if found is None else Shard(**found)
+    return _read_receipt(folder / f"{name}.json", Shard)
 
 
-def _read_json(path: Path) -> Any:
+def _read_receipt(path: Path, kind: type[T]) -> T | None:
+    """Read what a preparation keeps of what it finished; None where it is not finished."""
     try:
-        return load_json(path.read_bytes())
+        found: T = build_typed(kind, load_json(path.read_bytes()), "it")
+        return found
     except FileNotFoundError:
         return None
     except OSError as error:
         raise StorageError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, HermesError) as error:
+        raise DataError(
+            f"{path}: not of a preparation ({error}); delete it, and its text is prepared again"
+        ) from None
 
 
 @dataclass(frozen=True)

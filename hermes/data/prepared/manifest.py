@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 
 from hermes.data.document_index import INDEX
+from hermes.data.prepared.facts import require_facts, require_shard
 from hermes.data.prepared_folder import FORMAT, MANIFEST, is_prepared
 from hermes.data.token_shards import TokenFile, TokenShards, iterate_blocks
 from hermes.data.token_stream import TokenStream
-from hermes.errors import DataError, StorageError
+from hermes.errors import CheckpointError, DataError, StorageError
 from hermes.storage.plain_json import load_json
+from hermes.storage.typed_json import build_typed
 
 __all__ = [
     "MANIFEST",
@@ -31,7 +33,10 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Shard:
-    """A shard's counts and hashes. documents: that begin in it; text_sha256: of its text."""
+    """A shard's counts and hashes. documents: that begin in it; text_sha256: of its text.
+
+    Raises ValueError for what no preparation writes.
+    """
 
     name: str
     tokens: int
@@ -41,6 +46,9 @@ class Shard:
     sha256: str
     index_sha256: str
     text_sha256: str
+
+    def __post_init__(self) -> None:
+        require_shard(vars(self))
 
     @property
     def files(self) -> tuple[str, str]:
@@ -59,12 +67,16 @@ def read_manifest(folder: Path) -> tuple[dict[str, Any], tuple[Shard, ...]]:
     """The facts and the shards of a folder. Raises DataError, StorageError."""
     try:
         facts = load_json((folder / MANIFEST).read_bytes())
-        if facts["format"] != FORMAT or facts["version"] > VERSION:
-            raise ValueError(f"its format is {facts['format']!r}, version {facts['version']}")
-        return facts, tuple(Shard(**shard) for shard in facts["shards"])
+        if not isinstance(facts, dict):
+            raise ValueError("it is no object")
+        if facts.get("format") != FORMAT or facts.get("version") != VERSION:
+            found = facts.get("format"), facts.get("version")
+            raise ValueError(f"its format is {found[0]!r}, version {found[1]!r}")
+        require_facts(facts)
+        return facts, tuple(build_typed(Shard, shard, "a shard") for shard in facts["shards"])
     except OSError as error:
         raise StorageError(f"cannot read {folder / MANIFEST}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, CheckpointError) as error:
         raise DataError(
             f"{folder / MANIFEST}: not the manifest of prepared tokens ({error}); prepare the "
             "text again"

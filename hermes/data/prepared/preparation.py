@@ -51,7 +51,7 @@ from hermes.data.prepared.plan import (
 )
 from hermes.data.progress import PreparationProgress, Watch, report_progress
 from hermes.data.source_file import SourceFile
-from hermes.errors import DataError, StorageError
+from hermes.errors import DataError, HermesError, StorageError
 from hermes.storage.durable import TEMPORARY, Disk, write_atomically
 from hermes.storage.plain_json import load_json
 
@@ -59,6 +59,9 @@ if TYPE_CHECKING:
     from hermes.tokenizer import Tokenizer
 
 __all__ = ["Prepared", "merge_parts", "prepare_tokens"]
+
+# What a plan raises that was not written here, wherever it is damaged.
+UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, HermesError)
 
 TOKENIZER = "tokenizer.json"
 
@@ -113,10 +116,11 @@ def merge_parts(output: str | Path, *, watch: Watch = report_progress) -> Prepar
     if (folder / MANIFEST).exists():
         return describe_whole(folder, ("nothing is left to do",))
     try:
-        found = load_json((folder / PLAN).read_bytes())
+        plan = _read_plan(load_json((folder / PLAN).read_bytes()))
     except OSError:
         raise DataError(f"{folder}: no parts of a preparation in it; name their folder") from None
-    plan = _read_plan(found)
+    except UNREADABLE as error:
+        raise DataError(_describe_damaged_plan(folder)) from error
     tokenizer = Tokenizer.load(folder / TOKENIZER)
     return write_manifest(
         folder, plan, tokenizer, Disk(), None, PreparationProgress(plan.size), watch
@@ -132,7 +136,16 @@ def _read_plan(found: dict[str, Any]) -> Plan:
         SourceFile(**source, modified=1 if source["size"] else 0) for source in found["sources"]
     )
     groups = group_sources(sources, options.shard_size)
+    if type(found["tokenizer"]["vocab_size"]) is not int:
+        raise ValueError("the vocabulary has no size")
     return Plan(sources, groups, options, found["tokenizer"])
+
+
+def _describe_damaged_plan(folder: Path) -> str:
+    return (
+        f"{folder / PLAN}: not the plan of a preparation; choose another --output, or delete "
+        f"{folder}"
+    )
 
 
 def _open_folder(folder: Path, plan: Plan, tokenizer: "Tokenizer", disk: Disk) -> bool:
@@ -161,8 +174,13 @@ def _open_folder(folder: Path, plan: Plan, tokenizer: "Tokenizer", disk: Disk) -
                 f"{folder} is not empty ({sorted(others)[0]}) and no preparation was begun in it; "
                 "choose another --output"
             )
-    elif begun != text and not is_more_lenient(begun, text):
-        raise DataError(describe_difference(begun, text, folder))
+    elif begun != text:
+        try:
+            why = "" if is_more_lenient(begun, text) else describe_difference(begun, text, folder)
+        except UNREADABLE:
+            why = _describe_damaged_plan(folder)
+        if why:
+            raise DataError(why)
     return False
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from hermes.errors import HermesError, MissingBackend
 from hermes_conformance.mutants.backend_package import draw_mutants, find_package
-from hermes_conformance.mutants.equivalents import find_equivalents, read_equivalents
+from hermes_conformance.mutants.equivalents import KEYS, find_equivalents, read_equivalents
 from hermes_conformance.mutants.mutations import list_mutants
 
 SOURCE = '''"""A docstring with 1 + 1."""
@@ -125,3 +125,20 @@ def test_a_damaged_file_of_equivalents_is_named(tmp_path):
     path.write_text("[[other]]\n")
     with pytest.raises(HermesError, match=r"expected \[\[equivalent\]\] entries only"):
         read_equivalents(path)
+
+
+def test_an_entry_says_on_which_kind_of_device_it_holds(tmp_path):
+    path = tmp_path / "equivalents.toml"
+    entry = "[[equivalent]]\n" + "".join(f'{key} = "{key}"\n' for key in KEYS)
+    path.write_text(f'{entry}{entry}device = "cuda"\n')
+    everywhere, on_cuda = read_equivalents(path)
+    assert [everywhere.is_true_on(device) for device in ("cpu", "cuda:1")] == [True, True]
+    assert [on_cuda.is_true_on(device) for device in ("cpu", "cuda", "cuda:1")] == [
+        False,
+        True,
+        True,
+    ]
+    for wrong in ("1", '""', '"cuda:0"'):
+        path.write_text(f"{entry}device = {wrong}\n")
+        with pytest.raises(HermesError, match="entry 1: device must be a kind, as cpu or cuda"):
+            read_equivalents(path)

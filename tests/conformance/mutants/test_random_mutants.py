@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from hermes_conformance.mutants.backend_package import find_package
-from hermes_conformance.mutants.random_mutants import run_random_mutants
+from hermes_conformance.mutants import random_mutants
+from hermes_conformance.mutants.backend_package import draw_mutants, find_package
+from hermes_conformance.mutants.equivalents import Equivalent
+from hermes_conformance.mutants.random_mutants import MutantResult, run_random_mutants
 from hermes_conformance.mutants.results import count_results, make_header, read_results
 from tests.conformance.support import run_hermes
 
@@ -32,6 +34,61 @@ def test_the_suite_catches_random_changes(backend):
     missed = [f"{r.file}:{r.line}: {r.before} -> {r.after}: {r.how}" for r in results if r.survived]
     assert counts["caught"] >= LEAST_SHARE * judged, "\n".join(missed)
     assert hash_package(package) == before
+
+
+def list_as_equivalent(monkeypatch, backend, *devices):
+    """Say of the first changes of seed 0, one for each device, that they change nothing there."""
+    package = find_package(backend)
+    entries = [
+        Equivalent(
+            package.name, m.file, m.function, m.before, m.after, f"by {device}", False, device
+        )
+        for m, device in zip(draw_mutants(package, len(devices), 0), devices, strict=True)
+    ]
+    monkeypatch.setattr(random_mutants, "find_equivalents", lambda package: tuple(entries))
+
+
+@pytest.mark.parametrize(
+    ("here", "expected"),
+    [
+        ("cpu", ["by cpu", "judged", "by None", "judged"]),
+        ("cuda:1", ["judged", "by cuda", "by None", "judged"]),
+    ],
+)
+def test_an_entry_of_a_device_holds_where_the_backend_is_judged_on_it(monkeypatch, here, expected):
+    class Judge:
+        """Finds nothing, on a device that is not there."""
+
+        def __init__(self, *_):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def find_device(self, report):
+            return here
+
+        def judge(self, mutant, report):
+            return MutantResult(
+                *mutant.key[:1], mutant.line, *mutant.key[1:], False, "judged", "", 1, 0
+            )
+
+    monkeypatch.setattr(random_mutants, "_Judge", Judge)
+    list_as_equivalent(monkeypatch, "torch", "cpu", "cuda", None)
+    found = list(run_random_mutants("torch", 4))
+    assert [result.equivalent or result.how for result in found] == expected
+    assert [result.survived for result in found] == [why == "judged" for why in expected]
+
+
+@pytest.mark.long
+def test_the_device_of_a_real_run_is_known(monkeypatch):
+    list_as_equivalent(monkeypatch, "numpy", "cpu", "cuda")
+    one, other = run_random_mutants("numpy", 2, against="torch")
+    assert (one.equivalent, one.caught) == ("by cpu", False)
+    assert (other.equivalent, other.ran > 0) == ("", True)
 
 
 @pytest.mark.long
