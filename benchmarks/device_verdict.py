@@ -1,5 +1,7 @@
 """What device.py found, in plain words."""
 
+from hermes.formatting import format_count
+
 
 def make_verdict(found, setting):
     """A line for each part: what was found, or why nothing was."""
@@ -91,7 +93,8 @@ def _tell_ratios(figures, setting):
 
 def _tell_decoding(figures, setting):
     return [
-        f"decoding {name.removeprefix('rows_')} rows: {one['tokens_per_second']:,.0f} tokens/s, "
+        f"decoding {format_count(int(name.removeprefix('rows_')), 'rows')}: "
+        f"{one['tokens_per_second']:,.0f} tokens/s, "
         f"{one['milliseconds_per_step']:.2f} ms a step"
         for name, one in figures.items()
         if name.startswith("rows_")

@@ -39,7 +39,8 @@ None for the gradient stands for -1. Auxiliary results are concatenated along th
 def choose_chunk_size(module: Transformer) -> int:
     """How many tokens' logits exist at a time."""
     vocabulary = len(module.model.embed_tokens.weight)
-    on_gpu = mx.default_device() == mx.Device(mx.gpu)  # the one that computes: see apply_options
+    # The default device is the one that computes, as Runtime.apply_options has it.
+    on_gpu = mx.default_device() == mx.Device(mx.gpu)
     logits = GPU_CHUNK_LOGITS if on_gpu else CHUNK_LOGITS
     return count_chunk_tokens(vocabulary, logits)
 
