@@ -5,42 +5,49 @@ import time
 
 import numpy as np
 
-from hermes.interface import ChoosesTokens, Options, TokenChoice, WritesAhead, find_backend
+from hermes.interface import ChoosesAhead, Options, TokenChoice, WritesAhead, find_backend
 from hermes.numerics.params import init_weights
 
 WARM_STEPS = 8  # some of which CUDA captures
 
 
 def decode_greedily(model, ids, count):
-    """Read prompts, (rows, T), and yield `count` times, after a token of every row.
+    """Read prompts, (rows, T), and yield `count` times the next token of every row, (rows,).
 
-    As generation does: on a GPU the tokens are chosen there.
+    As generation does: on a GPU the tokens are chosen there, and a step begins before the tokens
+    of the one before it are read.
     """
     rows, length = ids.shape
     numbers, capacity, vocab_size = range(rows), length + count, model.spec.vocab_size
-    decoder = model.decoder(1, capacity) if rows == 1 else model.row_decoder(rows, capacity)
     if rows == 1:
-        token = decoder.advance(ids).argmax(-1)[:, None].astype(np.int32)
+        decoder = model.decoder(1, capacity)
+        tokens = decoder.advance(ids).argmax(-1)
         if isinstance(decoder, WritesAhead):
-            yield from decoder.write_ahead(
-                int(token[0, 0]), TokenChoice(), itertools.repeat(0.0), count, vocab_size
-            )
+            for token in decoder.write_ahead(
+                int(tokens[0]), TokenChoice(), itertools.repeat(0.0), count, vocab_size
+            ):
+                yield np.array([token])
             return
         for _ in range(count):
-            token = decoder.advance(token).argmax(-1)[:, None].astype(np.int32)
-            yield
+            tokens = decoder.advance(tokens[:, None].astype(np.int32)).argmax(-1)
+            yield tokens
         return
+    decoder, ones = model.row_decoder(rows, capacity), [1] * rows
     for row in numbers:
         decoder.open_row(row, capacity)
-    tokens, ones = decoder.advance(numbers, ids, [length] * rows).argmax(-1), [1] * rows
+    tokens = decoder.advance(numbers, ids, [length] * rows).argmax(-1).astype(np.int32)
+    if not isinstance(decoder, ChoosesAhead):
+        for _ in range(count):
+            tokens = decoder.advance(numbers, tokens[:, None], ones).argmax(-1).astype(np.int32)
+            yield tokens
+        return
+    choices, uniforms, pending = [TokenChoice()] * rows, [0.0] * rows, []
     for _ in range(count):
-        column = tokens[:, None].astype(np.int32)
-        if isinstance(decoder, ChoosesTokens):
-            choices = [TokenChoice()] * rows
-            tokens = decoder.choose(numbers, column, ones, choices, [0.0] * rows, vocab_size)
-        else:
-            tokens = decoder.advance(numbers, column, ones).argmax(-1)
-        yield
+        pending.append(decoder.begin_choice(numbers, tokens, choices, uniforms, vocab_size))
+        tokens = np.full(rows, -1, np.int32)  # what that step chooses
+        if len(pending) > 1:
+            yield pending.pop(0)()
+    yield pending.pop()()
 
 
 def measure_decoding(setting, keep):

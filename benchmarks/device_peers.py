@@ -54,11 +54,11 @@ def make_peer_step(name, setting, spec, batch):
     return makers[name](setting, spec, batch)
 
 
-def make_peers(setting, spec, batch):
-    """A function for each peer that is installed: it takes one update and waits for its loss."""
-    return {
-        name: make_peer_step(name, setting, spec, batch) for name in list_peers(setting.backend)
-    }
+def compile_peer(setting, name, module):
+    """The module, compiled where its own documentation says so, for each shape by itself."""
+    import torch
+
+    return torch.compile(module, dynamic=False) if setting.is_compiled(name) else module
 
 
 def make_torch_step(setting, module, compute_loss):
@@ -90,7 +90,7 @@ def make_nano_step(setting, spec, batch):
     tokens, targets = (
         torch.from_numpy(np.array(x[0])).long().to(device) for x in (batch.tokens, batch.targets)
     )
-    compiled = torch.compile(module) if setting.is_compiled("nanoGPT-like") else module
+    compiled = compile_peer(setting, "nanoGPT-like", module)
     return make_torch_step(setting, module, lambda: compiled(tokens, targets))
 
 
@@ -102,7 +102,7 @@ def make_transformers_step(setting, spec, batch):
     device = torch.device(setting.device)
     module = LlamaForCausalLM(LlamaConfig(**make_config(spec))).to(device)
     tokens = torch.from_numpy(np.array(batch.tokens[0])).long().to(device)
-    compiled = torch.compile(module) if setting.is_compiled("transformers") else module
+    compiled = compile_peer(setting, "transformers", module)
     return make_torch_step(
         setting, module, lambda: compiled(input_ids=tokens, labels=tokens, use_cache=False).loss
     )
@@ -127,7 +127,7 @@ def make_litgpt_step(setting, spec, batch):
     tokens, targets = (
         torch.from_numpy(np.array(x[0])).long().to(device) for x in (batch.tokens, batch.targets)
     )
-    compiled = torch.compile(module) if setting.is_compiled("litgpt") else module
+    compiled = compile_peer(setting, "litgpt", module)
     return make_torch_step(
         setting, module, lambda: chunked_cross_entropy(compiled(tokens), targets, chunk_size=0)
     )

@@ -1,5 +1,7 @@
 """What device.py found, in plain words."""
 
+from hermes.formatting import format_count
+
 
 def make_verdict(found, setting):
     """A line for each part: what was found, or why nothing was."""
@@ -54,34 +56,45 @@ def _tell_training(figures, setting):
         if not name.startswith("rows_"):
             continue
         where = f"training {name.removeprefix('rows_')} x {setting.length}"
-        for peer in ("hermes", *(key for key in one if key not in ("hermes",))):
-            if not isinstance(one.get(peer), dict) or "tokens_per_second" not in one[peer]:
-                continue
-            speed = one[peer]
-            mfu = ""
-            if "mfu" in speed:
-                mfu = (f", {speed['mfu']:.0%} of the measured rate with causal attention counted "
-                       f"once, {speed['mfu_whole_attention']:.0%} with all of it")  # fmt: skip
-            lines.append(f"{where}, {peer}: {speed['tokens_per_second']:,.0f} tokens/s{mfu}")
+        for peer in ("hermes", *(key for key in one if key != "hermes")):
+            if isinstance(one.get(peer), dict) and "tokens_per_second" in one[peer]:
+                lines.append(f"{where}, {peer}: {_describe_speed(one[peer])}")
         if one.get("over_best_peer"):
             lines.append(f"{where}: hermes is {one['over_best_peer']:.2f} times the best peer")
         if one.get("idle") is not None:
-            lines.append(f"{where}: the device is idle for {one['idle']:.0%} of an update")
+            lines.append(f"{where}: the device is idle for {one['idle']:.0%} of queued updates")
         lines += [f"{where}, {peer}: {why}" for peer, why in one.get("failed", {}).items()]
     return lines
 
 
+def _describe_speed(speed):
+    """`170,000 tokens/s, at most 12.3 GB, first update in 31 s, 55% of the measured rate ...`."""
+    words = [f"{speed['tokens_per_second']:,.0f} tokens/s"]
+    if speed["peak_bytes"] is not None:
+        words.append(f"at most {speed['peak_bytes'] / 1e9:.3g} GB")
+    words.append(f"first update in {speed['first_seconds']:.3g} s")
+    if "mfu" in speed:
+        words.append(f"{speed['mfu']:.0%} of the measured rate with causal attention counted once")
+        words.append(f"{speed['mfu_whole_attention']:.0%} with all of it")
+    return ", ".join(words)
+
+
 def _tell_ratios(figures, setting):
-    return [
-        f"{name.removesuffix('_over_plain')}: {value:.2f} times the seconds of a plain update"
+    layers = f" of {figures['layers']} layers" if "layers" in figures else ""
+    lines = [
+        f"{name.removesuffix('_over_plain').replace('_', ' ')}: {value:.2f} times the seconds of a "
+        f"plain update{layers}"
         for name, value in figures.items()
         if name.endswith("_over_plain")
     ]
+    return lines + [f"{name}: {why}" for name, why in figures.items()
+                    if isinstance(why, str) and name != "trouble"]  # fmt: skip
 
 
 def _tell_decoding(figures, setting):
     return [
-        f"decoding {name.removeprefix('rows_')} rows: {one['tokens_per_second']:,.0f} tokens/s, "
+        f"decoding {format_count(int(name.removeprefix('rows_')), 'rows')}: "
+        f"{one['tokens_per_second']:,.0f} tokens/s, "
         f"{one['milliseconds_per_step']:.2f} ms a step"
         for name, one in figures.items()
         if name.startswith("rows_")

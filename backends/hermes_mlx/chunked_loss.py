@@ -18,18 +18,16 @@ from typing import Any
 import mlx.core as mx
 from mlx.core import array as Array
 
-from hermes.interface import IGNORE
-from hermes.numerics.chunking import Span, count_chunk_tokens, group_pairs, make_spans
+from hermes.numerics.chunking import Span, count_chunk_tokens, make_spans
 from hermes.recipe import Preference
+from hermes_mlx.logits_gradient import logits_gradient, score_z
 from hermes_mlx.loss import Transformer, preference_loss, target_logprobs, upcast
+from hermes_mlx.pair_groups import PairGroups, PairLayout
 
 CHUNK_LOGITS = 1 << 23  # 32 MB of float32
 GPU_CHUNK_LOGITS = 1 << 27  # GPUs need many rows per matrix product to be busy
 
 Head = Any  # Transformer.lm_head
-
-PairLayout = tuple[Array, tuple[int, ...]]
-"""Where the targets of pairs are, (N,) on the device, and the end of each pair's share of them."""
 
 ScoreGroup = Callable[[int, Array], tuple[Array, Array | None, Array]]
 """(group, its tokens' log p(target) (n,)) to (loss, gradient of that (n,), auxiliary result).
@@ -41,7 +39,9 @@ None for the gradient stands for -1. Auxiliary results are concatenated along th
 def choose_chunk_size(module: Transformer) -> int:
     """How many tokens' logits exist at a time."""
     vocabulary = len(module.model.embed_tokens.weight)
-    logits = GPU_CHUNK_LOGITS if mx.is_available(mx.gpu) else CHUNK_LOGITS
+    # The default device is the one that computes, as Runtime.apply_options has it.
+    on_gpu = mx.default_device() == mx.Device(mx.gpu)
+    logits = GPU_CHUNK_LOGITS if on_gpu else CHUNK_LOGITS
     return count_chunk_tokens(vocabulary, logits)
 
 
@@ -148,7 +148,7 @@ def row_logprobs(module: Transformer, x: Array, targets: Array, pair_layout: Pai
 
     The same chunks give the same bits: policy and reference must agree where their weights do.
     """
-    pairs = PairGroups(module, targets, pair_layout)
+    pairs = PairGroups(targets.shape, pair_layout, choose_chunk_size(module))
     flat_x, flat_targets = select_targets(x, targets, pairs.indices)
     scores = score_groups(module, flat_x, flat_targets, pairs.groups)
     sums = [pairs.sum_rows(index, logp) for index, logp in enumerate(scores)]
@@ -166,7 +166,7 @@ def preference(
     factor: Array | None = None,
 ) -> tuple[Array, Array]:
     """loss.preference. -> (), (2 P,)."""
-    pairs = PairGroups(module, targets, pair_layout)
+    pairs = PairGroups(targets.shape, pair_layout, choose_chunk_size(module))
     flat_x, flat_targets = select_targets(x, targets, pairs.indices)
 
     def score_group(index: int, logp: Array) -> tuple[Array, Array, Array]:
@@ -184,46 +184,6 @@ def preference(
     parts = flat_x, flat_targets, pairs.groups, score_group
     loss, sums = compute_loss(module, *parts, factor=factor)
     return loss, sums.flatten()
-
-
-class PairGroups:
-    """A micro-batch's P pairs in groups: as many as fit in a chunk, or one that takes several.
-
-    indices: where targets count in the flattened batch, pair after pair, (N,). groups: of each
-    group the spans of `indices` that are its chunks.
-    """
-
-    def __init__(self, module: Transformer, targets: Array, pair_layout: PairLayout):
-        self.indices, ends = pair_layout
-        self._shape, chunk_size = targets.shape, choose_chunk_size(module)
-        self._bounds = group_pairs(ends, chunk_size)  # (first pair, after the last) of each group
-        begins = [ends[first - 1] if first else 0 for first, _ in self._bounds]
-        ends = tuple(ends[last - 1] for _, last in self._bounds)
-        self.groups = [
-            make_spans(begin, end, chunk_size) for begin, end in zip(begins, ends, strict=True)
-        ]
-
-    def _get_token_indices(self, index: int) -> Array:
-        spans = self.groups[index]
-        return self.indices[spans[0][0] : spans[-1][1]]
-
-    def select_rows(self, index: int, values: Array) -> Array:
-        """The values of the group's rows, chosen then rejected. (2 P, ...) -> (2 k, ...)."""
-        first, last = self._bounds[index]
-        return values.reshape(2, -1, *values.shape[1:])[:, first:last].flatten(0, 1)
-
-    def sum_rows(self, index: int, logp: Array) -> Array:
-        """Sum the group's tokens over each of its rows. (n,) -> (2, k)."""
-        B, T = self._shape
-        flat = mx.zeros(B * T, logp.dtype).at[self._get_token_indices(index)].add(logp)
-        return self.select_rows(index, flat.reshape(B, T)).sum(axis=-1).reshape(2, -1)
-
-    def expand_to_tokens(self, index: int, values: Array) -> Array:
-        """Give each token of the group the value of its row. (2 k,) -> (n,)."""
-        first, last = self._bounds[index]
-        by_row = mx.zeros((2, self._shape[0] // 2), values.dtype)
-        by_row[:, first:last] = values.reshape(2, -1)
-        return by_row.flatten()[self._get_token_indices(index) // self._shape[1]]
 
 
 def score_groups(
@@ -333,38 +293,3 @@ def compute_loss(
     outputs: Any = forward(x, head_weight, *more)
     loss, aux = outputs[:2]
     return loss, mx.stop_gradient(aux)
-
-
-def score_z(
-    logits: Array, targets: Array, logp_grad: Array | None, head: Head, z_weight: float
-) -> tuple[Array, Array]:
-    """A chunk's z-loss, and its derivative by log(sum(exp(z))) of each token. -> (), (n,).
-
-    logp_grad: minus each target's weight, None for -1.
-    """
-    lse = head.ops.log_sum_exp(logits)
-    w = z_weight * (targets != IGNORE).astype(lse.dtype)
-    w = w if logp_grad is None else w * -logp_grad
-    return (w * mx.square(lse)).sum(), 2 * w * lse
-
-
-def logits_gradient(
-    logits: Array,
-    targets: Array,
-    logp_grad: Array | None,
-    head: Head,
-    z_grad: Array | None = None,
-) -> Array:
-    """The gradient of a chunk's loss with respect to x W^T + b. -> (n, V).
-
-    -logp_grad (softmax(z) - onehot(target)) + z_grad softmax(z), and for
-    z = cap tanh(scale y / cap) times scale (1 - (z / cap)^2).
-    logp_grad: (n,), None for -1. z_grad: (n,), None for 0.
-    """
-    counted = (targets != IGNORE)[:, None]
-    d = mx.where(mx.arange(logits.shape[-1]) == targets[:, None], -1.0, 0.0)  # -onehot(target)
-    d = mx.where(counted, d + head.ops.softmax(logits), 0.0)
-    d = d if logp_grad is None else d * -logp_grad[:, None]
-    d = d if z_grad is None else d + z_grad[:, None] * head.ops.softmax(logits)
-    d = d if head.softcap is None else d * (1 - mx.square(logits / head.softcap))
-    return d if head.scale is None else d * head.scale

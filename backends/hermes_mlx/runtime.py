@@ -22,7 +22,6 @@ from hermes.recipe import Lora
 from hermes.spec import ModelSpec
 from hermes_mlx import FAST_BLAS
 from hermes_mlx.cache import KVCache
-from hermes_mlx.chunked_loss import PairLayout
 from hermes_mlx.context import Context, PositionTables
 from hermes_mlx.device_memory import claim_memory
 from hermes_mlx.joined_weights import join_weights
@@ -30,6 +29,7 @@ from hermes_mlx.lora import adapt
 from hermes_mlx.loss import upcast
 from hermes_mlx.model import Linear, Transformer
 from hermes_mlx.ops import EXACT, FAST, PLAIN
+from hermes_mlx.pair_groups import PairLayout
 from hermes_mlx.pass_memory import (
     count_cache_bytes,
     count_joined_bytes,

@@ -20,18 +20,17 @@ from torch import Tensor as Array
 from torch.autograd.function import once_differentiable
 
 from hermes.interface import IGNORE
-from hermes.numerics.chunking import Span, count_chunk_tokens, group_pairs, make_spans
+from hermes.numerics.chunking import Span, count_chunk_tokens, make_spans
 from hermes.recipe import Preference
 from hermes_torch.head_products import add_product
+from hermes_torch.logits_gradient import logits_gradient, score_z
 from hermes_torch.loss import Transformer, preference_loss, upcast
+from hermes_torch.pair_groups import PairGroups, PairLayout
 
 CHUNK_LOGITS = {"cpu": 1 << 23}  # 32 MB of float32, which the CPU allocator reuses
 GPU_CHUNK_LOGITS = 1 << 28  # GPUs need many rows per matrix product to be busy
 
 Head = Any  # Transformer.lm_head
-
-PairLayout = tuple[Array, tuple[int, ...]]
-"""Where the targets of pairs are, (N,) on the device, and the end of each pair's share of them."""
 
 ScoreGroup = Callable[[int, Array], tuple[Array, Array | None, Array]]
 """(group, its tokens' log p(target) (n,)) to (loss, gradient of that (n,), auxiliary result).
@@ -154,7 +153,7 @@ def row_logprobs(module: Transformer, x: Array, targets: Array, pair_layout: Pai
 
     The same chunks give the same bits: policy and reference must agree where their weights do.
     """
-    pairs = PairGroups(module, x, targets, pair_layout)
+    pairs = PairGroups(targets.shape, pair_layout, choose_chunk_size(module, x))
     flat_x, flat_targets = select_targets(x, targets, pairs.indices)
     with torch.no_grad():
         scores = score_groups(module, flat_x, flat_targets, pairs.groups)
@@ -173,7 +172,7 @@ def preference(
     factor: Array | None = None,
 ) -> tuple[Array, Array]:
     """loss.preference. -> (), (2 P,)."""
-    pairs = PairGroups(module, x, targets, pair_layout)
+    pairs = PairGroups(targets.shape, pair_layout, choose_chunk_size(module, x))
     flat_x, flat_targets = select_targets(x, targets, pairs.indices)
 
     def score_group(index: int, logp: Array) -> tuple[Array, Array, Array]:
@@ -204,46 +203,6 @@ def value_and_grad(function: Callable[..., Array], x: Array, *args: Any) -> tupl
         value = function(x, *args)
         (grad,) = torch.autograd.grad(value, x)
     return value.detach(), grad
-
-
-class PairGroups:
-    """A micro-batch's P pairs in groups: as many as fit in a chunk, or one that takes several.
-
-    indices: where targets count in the flattened batch, pair after pair, (N,). groups: of each
-    group the spans of `indices` that are its chunks.
-    """
-
-    def __init__(self, module: Transformer, x: Array, targets: Array, pair_layout: PairLayout):
-        self.indices, ends = pair_layout
-        self._shape, chunk_size = targets.shape, choose_chunk_size(module, x)
-        self._bounds = group_pairs(ends, chunk_size)  # (first pair, after the last) of each group
-        begins = [ends[first - 1] if first else 0 for first, _ in self._bounds]
-        ends = tuple(ends[last - 1] for _, last in self._bounds)
-        self.groups = [
-            make_spans(begin, end, chunk_size) for begin, end in zip(begins, ends, strict=True)
-        ]
-
-    def _get_token_indices(self, index: int) -> Array:
-        spans = self.groups[index]
-        return self.indices[spans[0][0] : spans[-1][1]]
-
-    def select_rows(self, index: int, values: Array) -> Array:
-        """The values of the group's rows, chosen then rejected. (2 P, ...) -> (2 k, ...)."""
-        first, last = self._bounds[index]
-        return values.unflatten(0, (2, -1))[:, first:last].flatten(0, 1)
-
-    def sum_rows(self, index: int, logp: Array) -> Array:
-        """Sum the group's tokens over each of its rows. (n,) -> (2, k)."""
-        flat = logp.new_zeros(self._shape).flatten()
-        batch = flat.index_copy(0, self._get_token_indices(index), logp).reshape(self._shape)
-        return self.select_rows(index, batch).sum(-1).reshape(2, -1)
-
-    def expand_to_tokens(self, index: int, values: Array) -> Array:
-        """Give each token of the group the value of its row. (2 k,) -> (n,)."""
-        first, last = self._bounds[index]
-        by_row = values.new_zeros(2, self._shape[0] // 2)
-        by_row[:, first:last] = values.reshape(2, -1)
-        return by_row.flatten()[self._get_token_indices(index) // self._shape[1]]
 
 
 def score_groups(
@@ -365,54 +324,3 @@ class ChunkedLoss(torch.autograd.Function):
             for d, dtype in zip(parts, ctx.dtypes, strict=True)
         ]
         return (*grads, None, None, None, None, None, None)
-
-
-def score_z(
-    scores: tuple[Array, Array, Array, Array],
-    targets: Array,
-    logp_grad: Array | None,
-    z_weight: float,
-) -> tuple[Array, Array]:
-    """A chunk's z-loss, and its derivative by log(sum(exp(z))) of each token. -> (), (n,).
-
-    scores: as score_chunk gives them. logp_grad: minus each target's weight, None for -1.
-    """
-    logp, logits, _, columns = scores
-    lse = logits.gather(1, columns)[:, 0] - logp
-    w = (targets != IGNORE).to(lse.dtype) if logp_grad is None else -logp_grad
-    w = z_weight * w.where(targets != IGNORE, 0.0)
-    return (w * lse.square()).sum(), 2 * w * lse
-
-
-def logits_gradient(
-    logits: Array,
-    log_softmax: Array,
-    columns: Array,
-    targets: Array,
-    logp_grad: Array | None,
-    head: Head,
-    z_grad: Array | None = None,
-) -> Array:
-    """The gradient of a chunk's loss with respect to x W^T + b. -> (n, V).
-
-    -logp_grad (softmax(z) - onehot(target)) + z_grad softmax(z), and for
-    z = cap tanh(scale y / cap) times scale (1 - (z / cap)^2).
-    logp_grad: (n,), None for -1. z_grad: (n,), None for 0. Overwrites log_softmax, to have no third
-    tensor of that size.
-    """
-    counted = (targets != IGNORE)[:, None]
-    w = counted.to(logits.dtype) if logp_grad is None else -logp_grad[:, None].where(counted, 0)
-    if z_grad is None and torch.compiler.is_compiling():
-        # The compiler writes this with the softmax, in one pass; a scatter is a kernel of its own.
-        order = torch.arange(logits.shape[1], device=logits.device)
-        softmax = log_softmax.exp()
-        d = torch.where(order == columns, softmax - 1, softmax).mul_(w)
-    elif z_grad is None:
-        d = log_softmax.exp_().scatter_add_(
-            1, columns, torch.full_like(columns, -1, dtype=logits.dtype)
-        )
-        d = d.mul_(w)
-    else:
-        d = log_softmax.exp_().mul_(w + z_grad[:, None]).scatter_add_(1, columns, -w)
-    d = d if head.softcap is None else d.mul_(1 - (logits / head.softcap).square())
-    return d if head.scale is None else d.mul_(head.scale)

@@ -19,7 +19,6 @@ from hermes.numerics.positions import find_boundaries, segment_positions
 from hermes.recipe import Lora
 from hermes.spec import ModelSpec
 from hermes_torch.cache import KVCache
-from hermes_torch.chunked_loss import PairLayout
 from hermes_torch.context import Context, PositionTables
 from hermes_torch.fused_attention import NO_KERNELS, find_kernels
 from hermes_torch.global_state import apply_options, has_tf32, use_expandable_segments
@@ -30,6 +29,7 @@ from hermes_torch.lora import adapt
 from hermes_torch.loss import upcast
 from hermes_torch.model import Linear, Transformer
 from hermes_torch.ops import EXACT, FAST, Ops
+from hermes_torch.pair_groups import PairLayout
 from hermes_torch.recomputation import Recompute
 from hermes_torch.weight_layout import PackedRows, can_pack, pack_weights
 

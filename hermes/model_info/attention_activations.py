@@ -5,11 +5,19 @@ from hermes.spec import Alibi, AttentionSpec, BlockSpec
 
 __all__ = ["count_attention_bytes", "is_written_out"]
 
+LEAST_HEAD_SIZE = 16  # of the kernel for every form: hermes_torch/fused_attention.py
+
 
 def is_written_out(attention: AttentionSpec, shape: Shape) -> bool:
     """Whether no kernel has what an attention asks for."""
     drops = shape.dropout and attention.dropout
-    return bool(attention.softcap is not None or attention.sinks or drops)
+    asks = bool(attention.softcap is not None or attention.sinks or drops)
+    return asks and not _has_kernel(attention, shape)
+
+
+def _has_kernel(attention: AttentionSpec, shape: Shape) -> bool:
+    """Whether a kernel has whatever an attention may ask for, and keeps nothing of (T, T)."""
+    return shape.has_kernels and min(attention.head_size, attention.value_size) >= LEAST_HEAD_SIZE
 
 
 def count_attention_bytes(
@@ -44,6 +52,8 @@ def count_attention_bytes(
         kept += scores * wide * (1 + (attention.softcap is not None))
         kept += scores * a  # probabilities, as the product with values reads them
         return kept + scores * BITS * drops
+    if _has_kernel(attention, shape):
+        return kept + _count_fused_bytes(attention, shape, training)
     if not is_written_out(attention, shape):
         if _is_plain_product(attention, shape):
             return kept + _count_plain_product(attention, shape)
@@ -62,6 +72,8 @@ def _is_plain_product(attention: AttentionSpec, shape: Shape) -> bool:
 
     That takes no bias of three axes, no bias with a gradient, and values of the keys' size alone.
     """
+    if _has_kernel(attention, shape):
+        return False
     if attention.head_size != attention.value_size:
         return True
     positions = attention.position_encoding
@@ -79,19 +91,43 @@ def _count_plain_product(attention: AttentionSpec, shape: Shape) -> int:
 def _count_kernel_bytes(attention: AttentionSpec, shape: Shape, training: LayerTraining) -> int:
     """Count what torch's kernel keeps beside queries, keys and values: output, sums and mask."""
     N, B, T, a = shape.tokens, shape.batch_size, shape.seq_len, shape.activation
-    H, E = attention.num_heads, attention.value_size
-    kept = N * shape.master * H
-    form = attention.query_key_norm
-    is_own = bool(attention.rotary_size) and not (form and form.after_rope)
-    reads = training.is_trained("o_proj") or training.is_adapted("o_proj")
-    if is_own or not reads:
-        kept += N * a * H * E  # the output; else o_proj reads that itself
+    H = attention.num_heads
+    kept = _count_output_bytes(attention, shape, training)
     if isinstance(attention.position_encoding, Alibi):
         return kept + N * H * T * a
     if shape.document_mask:
         return kept + a * B * T * T
     masked = attention.window_size is not None and attention.window_size < T
     return kept + a * T * T * masked
+
+
+def _count_output_bytes(attention: AttentionSpec, shape: Shape, training: LayerTraining) -> int:
+    """Count a kernel's output, where o_proj does not read that itself, and its sums."""
+    N, H = shape.tokens, attention.num_heads
+    form = attention.query_key_norm
+    is_own = bool(attention.rotary_size) and not (form and form.after_rope)
+    reads = training.is_trained("o_proj") or training.is_adapted("o_proj")
+    output = N * shape.activation * H * attention.value_size * (is_own or not reads)
+    return N * shape.master * H + output
+
+
+def _count_fused_bytes(attention: AttentionSpec, shape: Shape, training: LayerTraining) -> int:
+    """Count what CUDA's kernels keep beside queries, keys and values: nothing of (T, T)."""
+    N, a, wide = shape.tokens, shape.activation, shape.master
+    H, K, D, E = attention.num_heads, attention.kv_heads, attention.head_size, attention.value_size
+    drops = bool(shape.dropout and attention.dropout)
+    masked = attention.window_size is not None and attention.window_size < shape.seq_len
+    masked = masked or shape.document_mask or isinstance(attention.position_encoding, Alibi)
+    if not (masked or drops or attention.sinks or attention.softcap is not None):
+        # Its kernel wants as many heads of keys as of queries, but in low precision.
+        expanded = N * a * (H - K) * (D + E) * (a == wide or D != E)
+        return expanded + _count_output_bytes(attention, shape, training)
+    sums = N * wide * H  # of a softmax; its greatest scores take as much
+    if drops:  # two passes, the sums of both, their ratio, and a key for each row
+        return N * a * H * (E + LEAST_HEAD_SIZE) + 6 * sums + 4 * shape.batch_size
+    if attention.sinks:  # the output before it is scaled, and by what
+        return N * a * H * E + 3 * sums
+    return sums + _count_output_bytes(attention, shape, training)
 
 
 def _count_joined_bytes(attention: AttentionSpec, shape: Shape, training: LayerTraining) -> int:
@@ -111,8 +147,7 @@ def _count_joined_bytes(attention: AttentionSpec, shape: Shape, training: LayerT
     form = attention.query_key_norm
     norms_before = form is not None and not form.after_rope
     norm_reads_view = norms_before and a == shape.master  # the norm's input, which is counted
-    drops = bool(shape.dropout and attention.dropout)
-    if attention.softcap is not None or attention.sinks or drops:
+    if is_written_out(attention, shape):
         # Written out, attention reads copies of keys and values; of queries, too, of many rows.
         if norm_reads_view:
             return N * a * K * E

@@ -20,7 +20,8 @@ class Shape:
     """A micro-batch and what computes it.
 
     backend: 'torch' or 'mlx'. device: 'cpu', or what else computes. activation, master: bytes of an
-    element of the activations, and of weights and statistics.
+    element of the activations, and of weights and statistics. has_kernels: whether attention has a
+    kernel for every form, as torch has on CUDA.
     """
 
     batch_size: int
@@ -31,6 +32,7 @@ class Shape:
     master: int = 4
     document_mask: bool = False
     dropout: bool = True
+    has_kernels: bool = False
 
     @property
     def tokens(self) -> int:

@@ -111,6 +111,7 @@ def plan_memory(spec: ModelSpec, recipe: Recipe, placement: Placement) -> Memory
         master,
         recipe.document_mask,
         recipe.objective != "preference",
+        has_kernels=placement.backend == "torch" and placement.device != "cpu",
     )
     return _Step(spec, recipe, placement, shape).find_peak()
 

@@ -56,7 +56,7 @@ def test_two_processes_make_the_updates_of_one(backend, tmp_path):
 
 
 @pytest.mark.long
-def test_blocks_that_are_compiled_and_split_make_the_updates_of_one_process(tmp_path):
+def test_what_is_compiled_makes_the_updates_of_one_process_split_or_not(tmp_path):
     check("torch", 2, tmp_path, "compiled")
 
 

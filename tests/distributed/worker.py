@@ -128,6 +128,7 @@ IN_GROUPS = {
     "optimizer-groups-float64": Case(text, CLIPPED, replace(OPTIMIZER, shard_group=2)),
 }
 COMPILED = {
+    "compiled-float64": Case(text, options=replace(EXACT, compile=True)),
     "full-compiled-float64": Case(text, options=replace(FULL, compile=True)),
     "optimizer-compiled-float64": Case(
         text, options=replace(OPTIMIZER, compile=True, grad_checkpoint=True)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from hermes import mal
@@ -14,6 +15,7 @@ from hermes.numerics.frozen import list_frozen_matrices
 from hermes.numerics.lora import init_adapters, list_trainable
 from hermes.numerics.params import init_weights, list_parameters
 from hermes.recipe import Lora, Recipe
+from tests.backends.torch.attention_support import FLEX, take_cuda_kernels
 
 VARIANTS = {
     "llama": "",
@@ -95,6 +97,8 @@ def count_saved(spec, batch_size, precision, recipe=WHOLE):
     saved = {}
 
     def pack(tensor):
+        if isinstance(tensor, FakeTensor):  # FlexAttention is traced, and saves nothing then
+            return tensor
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
             saved[storage.data_ptr()] = storage.nbytes(), tensor
@@ -112,7 +116,7 @@ def count_saved(spec, batch_size, precision, recipe=WHOLE):
     return sum(size for size, _ in saved.values())
 
 
-def check_counts(recipe, edit=""):
+def check_counts(recipe, edit="", *, has_kernels=False):
     """What a second layer adds, on real learners and by the count."""
     one, two, three = (make_spec(layers, edit) for layers in (1, 2, 3))
     trained = set(list_trainable(one, recipe))
@@ -123,7 +127,8 @@ def check_counts(recipe, edit=""):
                 two, batch_size, precision, recipe
             )
             shape = Shape(batch_size, 36, activation=BYTES_OF[precision],
-                          document_mask=recipe.document_mask)  # fmt: skip
+                          document_mask=recipe.document_mask,
+                          has_kernels=has_kernels)  # fmt: skip
             training = describe_training(trained, 0, recipe)
             counted = count_layer_bytes(one.layers[0], one.hidden_size, shape, training).kept
             # Frozen matrices are held in bfloat16 and not copied, but for those that DoRA measures.
@@ -141,3 +146,18 @@ def test_a_layer_keeps_what_autograd_saves(variant):
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_layer_that_is_frozen_in_part_keeps_less(recipe):
     check_counts(RECIPES[recipe])
+
+
+FUSED = ("attention dropout", "sinks", "window")
+MORE_FUSED = ("capped, grouped", "alibi", "capped, qk_norm", "documents")
+
+
+@pytest.mark.parametrize(
+    "variant", [*FUSED, *(pytest.param(one, marks=pytest.mark.long) for one in MORE_FUSED)]
+)
+def test_a_layer_with_the_kernels_of_cuda_keeps_nothing_of_every_query_and_key(
+    monkeypatch, variant
+):
+    take_cuda_kernels(monkeypatch, FLEX)
+    recipe = RECIPES[variant] if variant == "documents" else WHOLE
+    check_counts(recipe, VARIANTS.get(variant, ""), has_kernels=True)

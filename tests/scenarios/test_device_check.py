@@ -4,10 +4,20 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
+from hermes.interface import Options, find_backend
+from hermes.numerics.params import init_weights
 from hermes_conformance.certificate.verify import check_certificate
+from hermes_conformance.laws import LEVELS
+from tests.backends.support import make_spec
 from tests.packages import ROOT
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+from device_decoding import decode_greedily
+from device_parts import list_goes
+from device_turns import find_idle_share, take_turns
 
 
 def run_check(folder, *words):
@@ -26,6 +36,108 @@ def test_a_part_that_is_late_is_ended_and_named(tmp_path):
                                         "'hermes-conformance/1'"]  # fmt: skip
 
 
+def list_checks(selection):
+    """The laws and cases that a selection judges on a GPU, by name."""
+    levels = [(level, level.make_cases(level.whole_on_gpu)) for level in selection.list_levels()]
+    return [
+        (law.id, case.name)
+        for level, cases in levels
+        for case in filter(selection.has_case, cases)
+        for law in level.laws
+        if selection.has_law(law) and law.applies_to(case)
+    ]
+
+
+@pytest.mark.parametrize("small", [False, True])
+def test_a_certificate_says_what_was_judged_so_far_and_each_check_is_judged_once(small):
+    goes, done = list_goes(small=small), []
+    for selection, judged in goes:
+        done += list_checks(selection)
+        assert sorted(done) == sorted(list_checks(judged))
+    assert len(done) == len(set(done)) > 3
+    if not small:
+        assert goes[0][0].levels == ("L6",)
+        assert goes[2][1].whole
+        assert {"L0", "L2", "L3", "L6"} == set(goes[-1][1].levels) < {one.name for one in LEVELS}
+
+
+def test_idle_is_what_no_kernel_covers():
+    assert find_idle_share([]) is None
+    assert find_idle_share([(5, 10)]) == 0
+    assert find_idle_share([(20, 30), (0, 10), (2, 5)]) == pytest.approx(1 / 3)
+    assert find_idle_share([(0, 6), (4, 10), (1, 9), (10, 20)]) == 0
+
+
+class PlayedMemory:
+    """A gauge whose loops hold what they made, and take more in a turn."""
+
+    def __init__(self):
+        self.held = self.most = 0
+
+    def read(self):
+        return self.held
+
+    def reset(self):
+        self.most = self.held
+
+    def read_most(self):
+        return self.most
+
+    def make(self, held, more):
+        self.held += held
+
+        def step():
+            self.most = max(self.most, self.held + more)
+
+        return step
+
+
+def test_loops_take_turns_and_what_fails_or_finds_no_time_is_told():
+    memory, taken, told = PlayedMemory(), [], []
+
+    def make(name, fails_after=99):
+        step = memory.make(*{"ours": (100, 40), "theirs": (300, 10)}[name])
+
+        def run():
+            taken.append(name)
+            if taken.count(name) > fails_after:
+                raise RuntimeError("out of memory\nat line 3")
+            step()
+
+        return run
+
+    def fail():
+        raise ImportError("no module named other")
+
+    makers = {"ours": lambda: make("ours"), "other": fail, "theirs": lambda: make("theirs", 3)}
+    loops, failed = take_turns(
+        makers, 2, gauge=memory, tell=lambda loops, failed: told.append((len(loops), len(failed)))
+    )
+    warm = ["ours", "ours", "theirs", "theirs"]
+    assert taken == [*warm, "ours", "theirs", "ours", "theirs"]
+    assert failed == {"other": "ImportError: no module named other",
+                      "theirs": "RuntimeError: out of memory"}  # fmt: skip
+    assert {name: loop.peak for name, loop in loops.items()} == {"ours": 140}
+    assert told[0] == (1, 0)
+    seconds = iter([50, 50, -1, -1, -1])
+    loops, failed = take_turns(makers, 2, count_left=lambda: next(seconds))
+    assert failed["theirs"] == "left out, as -1 s were left for it to begin"
+    assert len(loops["ours"].seconds) == 1
+
+
+@pytest.mark.parametrize("backend", ["torch", "mlx"])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_decoding_of_a_device_writes_what_plain_decoding_does(backend, rows):
+    spec = make_spec()
+    model = find_backend(backend).build(spec, init_weights(spec, 0), Options(device="cpu"))
+    ids = np.random.default_rng(0).integers(0, spec.vocab_size, (rows, 4))
+    plain = np.stack(list(decode_greedily(model, ids, 5)))
+    model.decoder, model.row_decoder = model.make_device_decoder, model.make_device_row_decoder
+    ahead = np.stack(list(decode_greedily(model, ids, 5)))
+    np.testing.assert_array_equal(plain, ahead)
+    assert plain.shape == (5, rows)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("backend", ["torch", "mlx"])
 def test_every_part_has_figures_and_the_certificate_verifies(tmp_path, backend):
@@ -35,7 +147,10 @@ def test_every_part_has_figures_and_the_certificate_verifies(tmp_path, backend):
     assert not [name for name in parts if "trouble" in check[name]], told
     assert check["denominators"]["flops"] > 0
     assert check["denominators"]["bytes_per_second"] > 0
-    assert check["training"]["rows_2"]["hermes"]["tokens_per_second"] > 0
+    ours = check["training"]["rows_2"]["hermes"]
+    assert ours["tokens_per_second"] > 0
+    assert ours["peak_bytes"] > 0
+    assert 0 < ours["seconds"] < ours["first_seconds"]
     assert {"packing_over_plain", "checkpointing_over_plain", "dropout_over_plain"} <= set(
         check["ratios"]
     )

@@ -87,19 +87,26 @@ def test_the_peak_of_a_cpu_is_the_processes(name):
     assert 10**7 < peak == read_peak_memory(None) < 10**12
 
 
-def test_generation_says_it_too(go, monkeypatch):
+@pytest.mark.parametrize(
+    ("backend", "error", "asked"),
+    [("torch", torch.OutOfMemoryError(CUDA), "CUDA out"), ("mlx", RuntimeError(COMMAND), "METAL")],
+)
+def test_generation_says_it_too(go, monkeypatch, backend, error, asked):
     import hermes
 
     go(max_steps=1)
-    model = hermes.load(go.folder / "run", "torch", "cpu")
+    model = hermes.load(go.folder / "run", backend, "cpu")
     kind = type(model.backend_model)
 
     def fail(self, *arguments):
-        raise torch.OutOfMemoryError(CUDA)
+        raise error
 
     monkeypatch.setattr(kind, "decoder", fail)
-    with pytest.raises(OutOfMemory, match=r"^out of memory while running little on cpu \(CUDA out"):
+    said = rf"^out of memory while running little on cpu \(\[?{asked}.*choose a shorter prompt or"
+    with pytest.raises(OutOfMemory, match=said) as refused:
         model.generate("the cat", max_tokens=2)
+    assert refused.value.exit_code == 71
     monkeypatch.setattr(kind, "__init__", fail)
-    with pytest.raises(OutOfMemory, match=r"^out of memory while building little \(CUDA.*choose"):
-        hermes.load(go.folder / "run", "torch", "cpu")
+    said = rf"^out of memory while building little \(\[?{asked}.*choose"
+    with pytest.raises(OutOfMemory, match=said):
+        hermes.load(go.folder / "run", backend, "cpu")

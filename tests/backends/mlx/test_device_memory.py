@@ -8,8 +8,9 @@ import pytest
 
 from hermes.interface import Options, find_backend
 from hermes.model_info.fitting import find_free_memory
+from hermes.numerics.chunking import count_chunk_tokens
 from hermes.numerics.params import init_weights
-from hermes_mlx import runtime
+from hermes_mlx import chunked_loss, runtime
 from tests.backends.support import make_batch, make_learner, make_spec
 
 WORKING_SET = 96 << 30
@@ -62,6 +63,24 @@ def test_what_is_free_is_of_the_working_set(metal, monkeypatch):
     assert find_free_memory(backend, "gpu").available == 6 << 30
     assert not find_free_memory(backend, "gpu").is_shared
     assert find_free_memory(backend, "cpu").is_shared
+
+
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_chunks_of_the_loss_are_those_of_the_device_that_computes(monkeypatch, device):
+    """A Mac has a GPU, too, while it trains on its CPU."""
+    sizes, choose = [], chunked_loss.choose_chunk_size
+    monkeypatch.setattr(mx, "is_available", lambda device: True)
+    if device == "gpu":
+        monkeypatch.setattr(mx, "gpu", mx.cpu)
+    monkeypatch.setattr(
+        chunked_loss,
+        "choose_chunk_size",
+        lambda module: sizes.append(choose(module)) or sizes[-1],
+    )
+    learner = make_learner("mlx", make_spec(), options=Options(device="cpu"))
+    learner.grads(make_batch())
+    logits = chunked_loss.GPU_CHUNK_LOGITS if device == "gpu" else chunked_loss.CHUNK_LOGITS
+    assert sizes == [count_chunk_tokens(make_spec().vocab_size, logits)]
 
 
 def test_a_cpu_is_asked_for_nothing(monkeypatch):

@@ -78,3 +78,15 @@ def test_tf32_is_on_in_its_context_alone():
     assert torch.get_float32_matmul_precision() == "highest"
     with global_state.apply_options(Options()):
         assert torch.get_float32_matmul_precision() == "highest"
+
+
+@pytest.mark.parametrize("chosen", [None, *global_state.ALLOCATOR_VARIABLES])
+def test_training_on_cuda_grows_segments_unless_the_user_has_chosen(monkeypatch, chosen):
+    asked = []
+    monkeypatch.setattr(torch.cuda.memory, "_set_allocator_settings", asked.append)
+    for name in global_state.ALLOCATOR_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    if chosen:
+        monkeypatch.setenv(chosen, "max_split_size_mb:512")
+    global_state.use_expandable_segments()
+    assert asked == ([] if chosen else ["expandable_segments:True"])

@@ -1,0 +1,73 @@
+"""What processes of torch agree on as they meet, and how many graphs their messages leave."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from hermes.distributed.process_group import RankInfo
+from hermes.errors import PeerLost
+from hermes_torch import process_group
+from tests.distributed.support import free_ports
+
+# Twelve layers of 4 MiB; DDP sends the last one alone, so that messages begin early.
+COUNT_GRAPHS = """
+import sys
+import torch
+from torch import nn
+from hermes.distributed.process_group import RankInfo
+from hermes_torch import process_group
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(1024, 1024, bias=False) for _ in range(12))
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+group = process_group.join(RankInfo(rendezvous=f"127.0.0.1:{sys.argv[1]}"), "cpu")
+for process_group.BUCKET_MB in (process_group.BUCKET_MB, 25):
+    model, graphs = Model(), []
+
+    def keep(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    torch.compile(group.wrap(model), backend=keep)(torch.ones(2, 1024)).sum().backward()
+    assert all(layer.weight.grad is not None for layer in model.layers)
+    print(len(graphs))
+group.close()
+"""
+
+
+def test_nccl_gets_the_device_of_its_rank(monkeypatch):
+    told = {}
+
+    def tell(backend, **options):
+        told.update(options, backend=backend)
+        raise RuntimeError("no GPU is here")
+
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: told.update(current=device))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    monkeypatch.setattr(process_group.dist, "init_process_group", tell)
+    (port,) = free_ports(1)
+    with pytest.raises(PeerLost, match="no GPU is here"):
+        process_group.ProcessGroup(RankInfo(rendezvous=f"127.0.0.1:{port}"), "cuda:3")
+    assert told["backend"] == "cpu:gloo,cuda:nccl"
+    assert told["current"] == "cuda:3"
+    assert told["device_id"] == torch.device("cuda", 3)
+
+
+def test_messages_cut_a_compiled_pass_into_few_graphs():
+    (port,) = free_ports(1)
+    command = [sys.executable, "-c", COUNT_GRAPHS, str(port)]
+    ran = subprocess.run(command, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    ours, torchs = map(int, ran.stdout.split())
+    assert ours == 2 < torchs
+    assert 100 <= process_group.BUCKET_MB <= 250
