@@ -20,6 +20,7 @@ from hermes.spec import ModelSpec, Rope
 
 __all__ = [
     "ROW_PARTS",
+    "ROW_TILE",
     "Move",
     "RowLayout",
     "RowPass",

@@ -4,7 +4,8 @@ kernels: operations that compute or copy, as the framework runs them, without vi
 of their results, those with memory of their own. bytes_read and bytes_written: of their arrays; of
 MLX by the parts of a step, as it exports no graph that has a gradient of our own: both passes of
 the blocks, the chunked loss with its gradients, and the update. graphs: of torch.compile, for both
-passes, and of mx.compile, and graph_operations in them. host_reads: numbers read from the device.
+passes, of mx.compile, and of decoding on CUDA the steps that are captured, and graph_operations in
+them. host_reads: numbers read from the device.
 
     python -m tests.backends.counting        renews work_counts.json, to be read as a diff
 
@@ -30,10 +31,13 @@ from hermes.recipe import Recipe
 from hermes.spec import AttentionSpec, BlockSpec, EmbeddingsSpec, FfnSpec, ModelSpec
 from hermes_torch import learner as torch_learner
 from tests.backends.mlx_graphs import MLX_VIEWS, count_compiled, count_graph, count_training
+from tests.backends.torch.recorded_steps import record_steps
 
 GOLDEN = Path(__file__).with_name("work_counts.json")
 T, CAPACITY = 64, 128
 OPTIONS = Options(device="cpu", compile=False, as_trained=True)
+FREE = Options(device="cpu", compile=False)  # matrices of one input are joined, also on MLX
+PROMPT, WRITTEN = 8, 24  # tokens of a text
 
 
 def make_spec():
@@ -58,30 +62,53 @@ def make_learner(name, options=OPTIONS):
     return learner
 
 
-def make_decoder(name):
-    """A decoder that has read a prompt."""
+def make_model(name, options=OPTIONS):
+    """A model that only runs."""
     spec = make_spec()
-    decoder = find_backend(name).build(spec, init_weights(spec, 0), OPTIONS).decoder(1, CAPACITY)
-    decoder.advance(np.zeros((1, 8), np.int32))
+    return find_backend(name).build(spec, init_weights(spec, 0), options)
+
+
+def make_decoder(name, options=OPTIONS):
+    """A decoder that has read a prompt."""
+    decoder = make_model(name, options).decoder(1, CAPACITY)
+    decoder.advance(np.zeros((1, PROMPT), np.int32))
     return decoder
+
+
+def make_rows_step(name, kind):
+    """What takes a step of two rows of different lengths. kind: the model's method."""
+    decoder, rows = getattr(make_model(name), kind)(2, CAPACITY), [0, 1]
+    for row in rows:
+        decoder.open_row(row, CAPACITY)
+    decoder.advance(rows, np.zeros((2, PROMPT), np.int32), [PROMPT, PROMPT - 1])
+
+    def advance():
+        decoder.advance(rows, np.zeros((2, 1), np.int32), [1, 1])
+
+    advance()
+    return advance
 
 
 def make_device_step(name):
     """What begins a step of two rows of a GPU's decoder, whose tokens the last one has chosen."""
-    spec = make_spec()
-    model = find_backend(name).build(spec, init_weights(spec, 0), OPTIONS)
-    decoder = model.make_device_row_decoder(2, CAPACITY)
+    decoder = make_model(name).make_device_row_decoder(2, CAPACITY)
     rows, choices = [0, 1], [TokenChoice(), TokenChoice(1.0, top_k=20, top_p=0.9)]
     for row in rows:
         decoder.open_row(row, CAPACITY)
-    decoder.advance(rows, np.zeros((2, 8), np.int32), [8, 8])
+    decoder.advance(rows, np.zeros((2, PROMPT), np.int32), [PROMPT, PROMPT])
 
     def begin(tokens=-1):
         ids = np.full(2, tokens, np.int32)
-        return decoder.begin_choice(rows, ids, choices, [0.5, 0.5], spec.vocab_size)
+        return decoder.begin_choice(rows, ids, choices, [0.5, 0.5], make_spec().vocab_size)
 
     begin(1)()
     return begin
+
+
+def is_view(function):
+    """Whether an operation of torch gives its input's memory another shape."""
+    schema = function._schema
+    return any(one.alias_info is not None for one in schema.returns) and not schema.is_mutable
 
 
 class Kernels(TorchDispatchMode):
@@ -93,16 +120,14 @@ class Kernels(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
-        schema = function._schema
-        aliases = any(one.alias_info is not None for one in schema.returns)
-        if aliases and not schema.is_mutable:
-            return result  # a view
+        if is_view(function):
+            return result
         read, written = (
             [x for x in torch.utils._pytree.tree_leaves(tree) if isinstance(x, torch.Tensor)]
             for tree in ((args, kwargs), result)
         )
         self.counts["kernels"] += 1
-        self.counts["allocations"] += 0 if schema.is_mutable else len(written)
+        self.counts["allocations"] += 0 if function._schema.is_mutable else len(written)
         self.counts["bytes_read"] += sum(x.nbytes for x in read)
         self.counts["bytes_written"] += sum(x.nbytes for x in written)
         return result
@@ -134,6 +159,21 @@ def count_compiled_torch():
         torch_learner.compile_function = original
         torch.compiler.reset()
     return {"graphs": len(sizes), "graph_operations": sum(sizes)}
+
+
+def count_captured_torch():
+    """What of a text's steps CUDA would capture, recorded here, and the operations in it."""
+    with record_steps() as made:
+        decoder = make_model("torch").make_device_decoder(1, CAPACITY)
+        decoder.advance(np.zeros((1, PROMPT), np.int32))
+        for _ in range(WRITTEN):
+            decoder.advance(np.zeros((1, 1), np.int32))
+    (steps,) = made
+    kernels = [function for one in steps.captured for function, *_ in one.steps]
+    return {
+        "graphs": len(steps.captured),
+        "graph_operations": sum(not is_view(function) for function in kernels),
+    }
 
 
 def count_mlx(run):
@@ -171,6 +211,7 @@ def count_everything():
     token = np.zeros((1, 1), np.int32)
     torch_decoder, mlx_decoder = make_decoder("torch"), make_decoder("mlx")
     torch_step, mlx_step = make_device_step("torch"), make_device_step("mlx")
+    mlx_free = make_decoder("mlx", FREE)
     return {
         "versions": {
             **find_backend("torch").versions(),
@@ -180,6 +221,9 @@ def count_everything():
         "torch training": count_torch(lambda: float(learner.step(batch, 1e-3).loss)),
         "torch compiled training": count_compiled_torch(),
         "torch decoding": count_torch(lambda: torch_decoder.advance(token)),
+        "torch captured decoding": count_captured_torch(),
+        "torch rows": count_torch(make_rows_step("torch", "row_decoder")),
+        "torch invariant rows": count_torch(make_rows_step("torch", "invariant_row_decoder")),
         "torch device step": count_torch(torch_step),
         "mlx forward": count_mlx_forward(),
         "mlx decoding step": count_mlx_step(),
@@ -187,6 +231,9 @@ def count_everything():
         "mlx compiled training": count_compiled(take_compiled_step),
         "mlx training": count_mlx(lambda: float(mlx_learner.step(batch, 1e-3).loss)),
         "mlx decoding": count_mlx(lambda: mlx_decoder.advance(token)),
+        "mlx joined decoding": count_mlx(lambda: mlx_free.advance(token)),
+        "mlx rows": count_mlx(make_rows_step("mlx", "row_decoder")),
+        "mlx invariant rows": count_mlx(make_rows_step("mlx", "invariant_row_decoder")),
         "mlx device step": count_mlx(mlx_step),
     }
 

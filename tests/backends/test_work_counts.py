@@ -27,8 +27,14 @@ def test_a_step_is_one_graph_a_pass_and_one_wait():
     expected = json.loads(counting.GOLDEN.read_text(encoding="utf-8"))
     assert expected["torch compiled training"]["graphs"] == 2
     assert expected["mlx compiled training"]["graphs"] == 2  # both passes, and the update
-    for step in ("torch training", "mlx training", "torch decoding", "mlx decoding"):
+    decoding = [f"{name} {kind}" for name in ("torch", "mlx") for kind in ("decoding", "rows")]
+    for step in ("torch training", "mlx training", "mlx joined decoding", *decoding):
         assert expected[step]["host_reads"] == 1, step
+    # One for each width of the buffers that is read, and so one for a short text.
+    assert expected["torch captured decoding"]["graphs"] == 1
+    # q, k and v are one product of a model that only runs, and up and gate another.
+    apart, joined = (expected[f"mlx {kind}decoding"]["kernels"] for kind in ("", "joined "))
+    assert joined < apart
     # Begun behind the one before, of which nothing has been read yet.
     for step in ("torch device step", "mlx device step"):
         assert expected[step]["host_reads"] == 0, step

@@ -4,6 +4,7 @@ from dataclasses import replace
 from functools import cache
 
 from hermes.inference.decoding import PREFILL_CHUNK
+from hermes.numerics.row_layout import ROW_TILE
 from hermes.spec import Alibi, AttentionSpec, BlockSpec, FfnSpec, ModelSpec, Rope
 from hermes_conformance.cases.case import Case
 from hermes_conformance.cases.specs import ATTENTION, FFN, OTHER, make_field_specs, make_spec
@@ -47,6 +48,13 @@ def make_company_cases() -> tuple[Case, ...]:
     """Rows for which kernels choose another order of sums by how many are read together."""
     spec = make_spec(AttentionSpec(4, 2), FfnSpec(80), hidden_size=48)
     return (Case("decoding.company/hot", spec, draw_hot, A=1, B=3, T=16),)
+
+
+@cache
+def make_tile_cases() -> tuple[Case, ...]:
+    """As many rows as products have in a whole tile, of which each step reads a token each."""
+    spec = make_spec(replace(ATTENTION, bias="all"), FfnSpec(40, bias=True))
+    return (Case("decoding.whole tile/hot", spec, draw_hot, A=1, B=ROW_TILE, T=6),)
 
 
 @cache

@@ -106,6 +106,8 @@ def make_objective_cases() -> tuple[Case, ...]:
         "dora": Lora(rank=3, alpha=6.0, dora=True),
         "dora dropout": Lora(rank=3, dropout=0.2, dora=True),
         "token rows": Lora(rank=2, alpha=4.0, targets=("q_proj",), token_ids=(0, 7, 12)),
+        # One each of the matrices that are joined where none of them is adapted.
+        "keys and gates": Lora(rank=2, alpha=4.0, targets=("k_proj", "gate_proj")),
     }
     plain = {name: replace(RECIPE, lora=lora) for name, lora in adapters.items()}
     pairs = {

@@ -39,6 +39,28 @@ def _skip_moves(row_pass):
     return replace(row_pass, moves={window: [] for window in row_pass.moves})
 
 
+def _move_on_with_ended(patcher: Patcher) -> None:
+    """Once a row of the cache is full, the others are a place further on than they are."""
+
+    def wrap(original):
+        def faulty(self, *arguments):
+            row_pass = original(self, *arguments)
+            lengths = zip(self._lengths, self._planned, strict=True)
+            has_ended = any(0 < planned == length for length, planned in lengths)
+            return replace(row_pass, positions=row_pass.positions + has_ended)
+
+        return faulty
+
+    patcher.wrap(RowLayout, "plan", wrap)
+
+
+def _return_as_before_end(original, self, rows, *more):
+    """Where fewer rows are read than before, each has the logits of another."""
+    self._most = max(getattr(self, "_most", 0), len(rows))
+    logits = original(self, rows, *more)
+    return logits if len(rows) == self._most else logits[::-1]
+
+
 def _read_from_first_row(row_pass):
     """Rows that are no neighbours are read as if they were."""
     return _FirstRows(**vars(row_pass))
@@ -121,6 +143,13 @@ FAULTS = (
             "open_row",
             lambda original, self, row, source, length: original(self, row, row, length),
         ),
+    ),
+    _make_fault("rows move on a place once another has ended", ROWS, HOT, _move_on_with_ended),
+    _make_fault(
+        "rows have each other's logits once another has ended",
+        "L2/texts",
+        "greedy.rope/hot",
+        _change_row_method("RowDecoder", "advance", _return_as_before_end),
     ),
     _make_fault(
         "fast attention of rows is a hundredth off", "L2/rows", HOT, _amplify_row_attention(1.01)

@@ -7,6 +7,7 @@ from hermes_conformance.cases import trained_specs
 from hermes_conformance.cases.case import Case
 from hermes_conformance.laws import (
     as_trained,
+    checkpointing,
     coded_moments,
     compiled,
     compiled_evaluation,
@@ -85,6 +86,7 @@ LEVELS = (
         "training",
         (
             *training.LAWS,
+            *checkpointing.LAWS,
             *compiled.LAWS,
             *compiled_evaluation.LAWS,
             *loss_scaling.LAWS_OF_RUNS,

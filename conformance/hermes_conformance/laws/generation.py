@@ -211,6 +211,7 @@ def make_cases(long: bool = False) -> tuple[Case, ...]:
         *decoding_specs.make_step_cases(),
         *decoding_specs.make_ring_cases(),
         *decoding_specs.make_company_cases(),
+        *decoding_specs.make_tile_cases(),
         *decoding_specs.make_choice_cases(),
     )
 

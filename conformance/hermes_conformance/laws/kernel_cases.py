@@ -12,6 +12,7 @@ from hermes_conformance.cases.weights import draw_fresh, draw_hot
 from hermes_conformance.laws import generation, ranges
 
 WIDE = 128
+LARGE_VOCABULARY = 450_001
 KERNELS = (
     "default",
     "attention.",
@@ -58,12 +59,13 @@ def make_cases(long: bool = False) -> tuple[Case, ...]:
         biased, FfnSpec(40, bias=True), output=OutputSpec(bias=True), max_seq_len=160
     )
     cases.append(Case("decoding.one row/hot", long_row, draw_hot, A=1, B=1, T=140))
-    objectives = ("preference.", "weighted.", "z_loss.", "lora.token rows")
+    objectives = ("preference.", "weighted.", "z_loss.", "lora.token rows", "lora.keys")
     cases += [case for case in make_objective_cases() if case.name.startswith(objectives)]
-    # A vocabulary whose logits take several chunks, of next-token losses and of a pair. beta is
-    # small since the rows' sums are hundreds of nats, known to about 1e-5: with a larger beta that
-    # error would become one of the slopes.
-    large = make_spec(vocab_size=300_000, embeddings=EmbeddingsSpec(tie_weights=True))
+    # A vocabulary whose logits take several chunks on a CPU, of which the last is a part of one, of
+    # next-token losses and of a pair. It is odd, so that rows of logits end within a cache line.
+    # beta is small since the rows' sums are hundreds of nats, known to about 1e-5: with a larger
+    # beta that error would become one of the slopes.
+    large = make_spec(vocab_size=LARGE_VOCABULARY, embeddings=EmbeddingsSpec(tie_weights=True))
     pairs = replace(RECIPE, objective="preference", preference=Preference(beta=0.05))
     cases.append(Case("slices.next token/hot", large, draw_hot, A=1, B=2, T=30))
     uneven = Case("slices.weighted/hot", large, draw_hot, A=1, B=2, T=30, weighted=True)

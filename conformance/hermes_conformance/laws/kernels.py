@@ -5,12 +5,14 @@ head in bfloat16 can hide in the rounding of bfloat16. L1 finds those.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
 from hermes.interface import IGNORE, Model
 from hermes_conformance.cases.case import Case
 from hermes_conformance.laws import generation, ranges, sources
+from hermes_conformance.laws.compiled import catch_compiler_failures
 from hermes_conformance.laws.generation import can_decode, make_decoding_check
 from hermes_conformance.laws.gradients import has_gradient
 from hermes_conformance.measure import tolerance
@@ -19,6 +21,7 @@ from hermes_conformance.measure.compare import (
     compare_absolute,
     compare_bits,
     compare_relative,
+    compare_values,
     rms,
 )
 from hermes_conformance.measure.law import CasePredicate, Check, Law, Needs, match_names
@@ -142,7 +145,20 @@ def has_own_reference(case: Case) -> bool:
 
 def gradients(case: Case, backends: Backends) -> Iterator[Measurement]:
     """Gradients in float32 against the same backend's in float64."""
-    loss, got = backends.subject.compute_grads(case, "float32")
+    yield from _compare_gradients(case, backends)
+
+
+def check_compiled_gradients(case: Case, backends: Backends) -> Iterator[Measurement]:
+    """The same of a compiled learner, which does compile."""
+    with catch_compiler_failures() as failures:
+        found = list(_compare_gradients(case, backends, compile=True))
+    yield compare_values("failures to compile", failures, [], tolerance.EXACT)
+    yield from found
+
+
+def _compare_gradients(case: Case, backends: Backends, **fields: Any) -> Iterator[Measurement]:
+    """Loss and gradients of a float32 learner with these options against those of float64."""
+    loss, got = backends.subject.compute_grads(case, "float32", **fields)
     exact_loss, expected = backends.subject.compute_grads(case)
     scale = max(1.0, abs(exact_loss))
     yield compare_relative("loss", loss, exact_loss, tolerance.LOSS_32, scale)
@@ -247,6 +263,14 @@ LAWS = (
         gradients,
         tolerance.GRADIENT_32,
         _has_steady_gradients,
+        "learner",
+    ),
+    _make_law(
+        "compiled-gradients",
+        "a compiled loss in slices has gradients close to float64",
+        check_compiled_gradients,
+        tolerance.GRADIENT_32,
+        match_names("slices.next"),
         "learner",
     ),
     *generation.LAWS_32,

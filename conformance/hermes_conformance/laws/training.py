@@ -191,24 +191,6 @@ def float32_run(case: Case, backends: Backends) -> Iterator[Measurement]:
     yield from compare_float32_runs(case, got, expected)
 
 
-def checkpointing(case: Case, backends: Backends) -> Iterator[Measurement]:
-    """A run with activation checkpointing has the same numbers up to rounding."""
-    expected = train(backends.subject, case, SHORT_STEPS)
-    got = train(backends.subject, case, SHORT_STEPS, grad_checkpoint=True)
-    yield from compare_trajectories(case, got, expected)
-
-
-def checkpointing_float32(case: Case, backends: Backends) -> Iterator[Measurement]:
-    """The same of the gradients of one step in float32."""
-    loss, expected = backends.subject.compute_grads(case, "float32")
-    got_loss, got = backends.subject.compute_grads(case, "float32", grad_checkpoint=True)
-    yield compare_relative("loss", got_loss, loss, tolerance.LOSS_32, max(1.0, abs(loss)))
-    for name in expected:
-        if has_gradient(case, name):
-            what = f"gradient of {name}"
-            yield compare_relative(what, got[name], expected[name], tolerance.GRADIENT_32)
-
-
 def repeatability(case: Case, backends: Backends) -> Iterator[Measurement]:
     """The same run twice is the same, bit for bit."""
     first, second = (
@@ -296,21 +278,6 @@ LAWS = (
             precision=precision,
         )
         for precision in ("float32", "bfloat16", "float16")
-    ),
-    _make_law(
-        "checkpointing",
-        "activation checkpointing changes nothing",
-        checkpointing,
-        tolerance.TRAIN_64,
-        match_names("train.dropout", "train.frozen", "train.lora"),
-    ),
-    _make_law(
-        "checkpointing-float32",
-        "activation checkpointing changes no float32 gradient",
-        checkpointing_float32,
-        tolerance.GRADIENT_32,
-        match_names("train.dropout"),
-        precision="float32",
     ),
     _make_law(
         "float32",

@@ -1,8 +1,4 @@
-"""Decoding by steps that CUDA captures; on a CPU nothing is captured, and the steps are shown.
-
-A captured step is the operations of one run, with their addresses and the numbers of its Python,
-run again. `Recording` is that on a CPU.
-"""
+"""Decoding by steps that CUDA captures; on a CPU nothing is captured, and the steps are shown."""
 
 import warnings
 
@@ -13,7 +9,7 @@ pytest.importorskip("torch")
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 
 from hermes.errors import HermesError
 from hermes.interface import Options, TokenChoice, find_backend
@@ -22,6 +18,7 @@ from hermes.spec import Alibi, AttentionSpec, BlockSpec, FfnSpec, ModelSpec, Rop
 from hermes.spec.rope import DynamicScaling
 from hermes_torch import static_decoder, static_rows, step_graphs
 from hermes_torch.static_rows import StaticRowDecoder
+from tests.backends.torch.recorded_steps import record_steps
 
 V, CAPACITY = 37, 40
 KINDS = {
@@ -39,63 +36,11 @@ def make_model(attention, **options):
     return find_backend("torch").build(spec, weights, Options("cpu", **options))
 
 
-class Recording(TorchDispatchMode):
-    """The operations of a step and what they were given, to be run again as a CUDA graph is."""
-
-    def __init__(self, step):
-        super().__init__()
-        self.steps = []
-        with self:
-            self.found = step()
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        found = function(*args, **(kwargs or {}))
-        self.steps.append((function, args, kwargs or {}, found))
-        return found
-
-    def replay(self):
-        """Run them on the memory that they had; what was made between them is made anew."""
-        made = {}
-
-        def take(x):
-            return made.get(id(x), x)
-
-        for function, args, kwargs, found in self.steps:
-            again = function(*tree_map(take, args), **tree_map(take, kwargs))
-            made |= {id(a): b for a, b in zip(tree_leaves(found), tree_leaves(again), strict=True)}
-        self.now = made[id(self.found)]
-
-
-class RecordedSteps(step_graphs.StepGraphs):
-    """Steps that are recorded where CUDA would capture them."""
-
-    def __init__(self, device, *, captures):
-        super().__init__(device, captures=False)
-        self._captures, self.captured = True, []
-
-    def _make_graph(self, step):
-        step()
-        recording = Recording(step)
-        self.captured.append(recording)
-        return recording, recording.found
-
-    def run(self, kind, step):
-        found = super().run(kind, step)
-        recording = self._graphs.get(kind)
-        return recording[0].now if recording else found
-
-
 @pytest.fixture
 def recorded(monkeypatch):
-    made = []
-
-    def make(device, *, captures):
-        made.append(RecordedSteps(device, captures=captures))
-        return made[-1]
-
-    monkeypatch.setattr(static_rows, "StepGraphs", make)
     monkeypatch.setattr(static_rows, "LEAST_WIDTH", 16)
-    return made
+    with record_steps() as made:
+        yield made
 
 
 @pytest.mark.parametrize("kind", KINDS)
