@@ -6,10 +6,12 @@ from typing import Any
 import mlx.core as mx
 from mlx.core import array as Array
 from mlx.nn import Module
+from mlx.utils import tree_flatten
 
 from hermes.numerics import positions
 from hermes.spec import AttentionSpec, ModelSpec, Rope
 from hermes_mlx.cache import KVCache
+from hermes_mlx.recomputation import run_again
 
 
 def lowbias32(x: Array) -> Array:
@@ -139,17 +141,21 @@ class Context:
     def run_block(self, block: Module, x: Array) -> Array:
         """Apply a block. With `recompute` its activations are computed again in the backward pass.
 
-        mx.checkpoint sees only the arguments of what it recomputes, so parameters are among them:
-        those that the block holds would get no gradient.
+        What runs again sees only its arguments, so parameters are among them: those that the block
+        holds would get no gradient.
         """
         if not self.recompute:
             return block(x, self)
 
         def run(params: dict, x: Array) -> Array:
+            own = block.parameters()
             block.update(params)
-            return block(x, self)
+            y = block(x, self)
+            block.update(own)  # or frozen ones would stay what they were in a trace
+            return y
 
-        return mx.checkpoint(run)(block.parameters(), x)
+        trained = frozenset(dict(tree_flatten(block.trainable_parameters())))
+        return run_again(run, block.parameters(), x, trained)
 
     def cast(self, x: Array) -> Array:
         """Cast to the dtype of activations."""

@@ -45,6 +45,7 @@ class Learner(Model):
         with runtime.apply_options():
             tensors = runtime.get_parameters()
             self._params = {name: tensors[name] for name in self._trained}
+            runtime.freeze_parameters(set(tensors) - set(self._trained))
             self._optimizer = Optimizer(runtime, state, recipe, self._params)
             self._scaling: Scaling | None = None
             if runtime.dtype == mx.float16:

@@ -1,7 +1,7 @@
 """A built model and how it runs: module, position tables, device, dtypes, moving of arrays."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -203,6 +203,12 @@ class Runtime:
     def set_parameters(self, tensors: dict[str, Array]) -> None:
         """Make the named arrays the module's parameters."""
         self.module.update(tree_unflatten(list(tensors.items())))
+
+    def freeze_parameters(self, names: Iterable[str]) -> None:
+        """Mark parameters as those whose gradients nobody reads."""
+        modules = dict(self.module.named_modules())
+        for path, _, name in (one.rpartition(".") for one in names):
+            modules[path].freeze(recurse=False, keys=[name])
 
     def get_parameters(self) -> dict[str, Array]:
         """The module's parameters by name."""

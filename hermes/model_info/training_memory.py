@@ -32,12 +32,6 @@ __all__ = [
 CHUNKS = {"torch": (1 << 23, 1 << 28), "mlx": (1 << 23, 1 << 27)}
 LARGEST_BATCH = 1 << 20
 
-# MLX orders a step's graph itself and runs up to ten operations ahead of their results, so its peak
-# is no sum of tensors. These are fitted to peaks of small models (mx.get_peak_memory, CPU; see
-# benchmarks/plan.py). Recomputation saves less than torch's, as the gradients of weights are
-# computed last: during the loss a layer has kept little, in the backward pass nearly all.
-MLX_AT_LOSS = 0.2  # of what a layer keeps without recomputation
-MLX_RECOMPUTED = 0.9
 MLX_UPDATED = 0.92  # of weights and optimizer state: what of them a compiled update makes anew
 
 
@@ -200,14 +194,15 @@ class _Step:
 
         Of a chunk that are logits, where the target is (a mask, and its -1), softmax, their sum,
         and that sum where a target counts. In a shorter type logits and gradient are there in both.
-        Of the chunk before three are left, as ten operations run ahead. Of the head: zeros, or the
-        sum so far, and what a chunk adds; in a shorter type that in both, and the head.
+        Of the chunk before three or four are left, as ten operations run ahead. Of the head: zeros,
+        or the sum so far, and what a chunk adds; in a shorter type that in both, and the head.
         """
-        a, wide, nV = self.shape.activation, self.master, self.rows * spec.vocab_size
+        a, wide, V = self.shape.activation, self.master, spec.vocab_size
         short = a < wide
-        own = nV * (5 * wide + BITS + 2 * a * short)
-        if self.rows < self.shape.tokens:
-            own += 3 * wide * nV
+        each = V * (5 * wide + BITS + 2 * a * short)
+        second = min(self.rows, self.shape.tokens - self.rows)  # tokens of the chunk after one
+        before = 4 * wide * V * self.rows * (second > 0)
+        own = max(each * self.rows, each * second + before)
         head = (2 * wide + a * short) * self.trains_head + a * self.casts_head * short
         return own + head * self.vocabulary
 
@@ -236,9 +231,6 @@ class _Step:
         kept_at_loss = kept
         if self.placement.grad_checkpoint:
             kept_at_loss = kept = [one.entry for one in self.layers]
-            if not self.shape.is_torch:
-                kept_at_loss = [int(MLX_AT_LOSS * one.kept) for one in self.layers]
-                kept = [int(MLX_RECOMPUTED * one.kept) for one in self.layers]
         if self.placement.selective_checkpoint:
             kept_at_loss = kept = [one.entry + one.products for one in self.layers]
         head = master * self.vocabulary if self.trains_head else 0
