@@ -174,7 +174,7 @@ def test_size_and_time_are_bounded_whatever_a_template_does(kind, small_renderer
 
 
 def test_what_ended_a_template_is_said(small_renderer, tokenizer):
-    for kind, why in (("counting", "it takes more than 1 seconds"),
+    for kind, why in (("counting", "it takes more than 1 second"),
                       ("bytes, padded", "it needs more than 0.5 GiB of memory")):  # fmt: skip
         with pytest.raises(DataError, match=why):
             encoder_of(tokenizer, HOSTILE[kind]).encode(conversation((U, A)))

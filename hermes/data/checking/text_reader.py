@@ -51,7 +51,8 @@ class TextReader:
         empty = format_count(self._empty, "records")
         told = [f"{empty} without text, of which no document is made"] if self._empty else []
         return told + [
-            f"{count:,} records have {name!r} and no {self._format.text_field!r}; "
+            f"{format_count(count, 'records have', 'record has')} {name!r} and no "
+            f"{self._format.text_field!r}; "
             f"--kind {OTHER_KINDS[name]} reads them"
             for name, count in self._other.items()
         ]
