@@ -196,8 +196,8 @@ def fit_pairs(many: Iterable[EncodedPair], max_len: int, *, drop: bool = False) 
                 "--drop-overlong"
             )
     if not kept:
-        many = format_count(dropped, "pairs have", "pair has")
-        raise DataError(f"no pair is left: {many} completions that do not fit")
+        lost = format_count(dropped, "pairs have", "pair has")
+        raise DataError(f"no pair is left: {lost} completions that do not fit")
     return FittedPairs(tuple(kept.values()), cut, dropped, tuple(kept))
 
 

@@ -14,6 +14,7 @@ from hermes.data.checking.checked_item import CheckedExample, CheckedItem
 from hermes.data.checking.findings import CheckOptions
 from hermes.data.document_reader import Document, choose_format, read_file
 from hermes.data.encoding_pool import choose_batch_size
+from hermes.data.text_field import OTHER_KINDS
 from hermes.data.token_stream import join_pieces
 from hermes.formatting import format_count
 
@@ -24,7 +25,6 @@ __all__ = ["TextReader"]
 
 BATCH = 1024  # pieces encoded at a time, or as many characters as `choose_batch_size` says
 # Fields of records that are no plain text, and the kind that they are.
-OTHER_KINDS = {"messages": "conversations", "conversations": "conversations", "chosen": "pairs"}
 
 
 class TextReader:
