@@ -13,7 +13,7 @@ from pathlib import Path
 from signal import SIGINT
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from hermes.arguments import Call, convert_arguments, name_arguments
+from hermes.arguments import Call, convert_arguments, list_argument_names, name_arguments
 from hermes.data.bad_records import BadRecords
 from hermes.distributed.agreement import all_or_none
 from hermes.errors import HermesError, Interrupted
@@ -78,6 +78,7 @@ def bind_call(function: Callable[Concatenate[Call, P], R]) -> Callable[P, R]:
     """
     signature = inspect.signature(function)
     public = signature.replace(parameters=list(signature.parameters.values())[1:])
+    names = list_argument_names(public)
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -94,7 +95,7 @@ def bind_call(function: Callable[Concatenate[Call, P], R]) -> Callable[P, R]:
             return function(Call(values, given), *args, **kwargs)
         except HermesError as error:
             if values.get("host") is None:
-                error.args = (name_arguments(str(error), values), *error.args[1:])
+                error.args = (name_arguments(str(error), names), *error.args[1:])
             raise
 
     call.__signature__ = public  # type: ignore[attr-defined]  # read by inspect and help()

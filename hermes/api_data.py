@@ -1,6 +1,7 @@
 """The public functions for data: prepare text for training, and verify and show what was."""
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,8 +62,8 @@ class PrepareResult:
     def __repr__(self) -> str:
         kind = "" if self.whole else "part of "
         return (
-            f"PrepareResult({kind}{self.output}: {self.tokens:,} tokens of {self.documents:,} "
-            f"documents in {self.shards:,} shards)"
+            f"PrepareResult({kind}{self.output}: {format_count(self.tokens, 'tokens')} of "
+            f"{format_count(self.documents, 'documents')} in {format_count(self.shards, 'shards')})"
         )
 
 
@@ -72,6 +73,8 @@ def prepare(
     tokenizer: Tokenizer | str | Path | None = None,
     *,
     output: str | Path,
+    eos: str | None = None,
+    bos: bool | None = None,
     text_field: str = "text",
     format: str | None = None,
     documents: str = "file",
@@ -89,12 +92,12 @@ def prepare(
 ) -> PrepareResult:
     """Tokenize text into a folder of shards, resuming where an earlier attempt stopped.
 
-    data to max_bad_records: as in `train`. shard_size: bytes of text per shard. workers: processes
-    that tokenize on a core each, None for all cores of this one; the shards are the same. part:
-    'I/N' does that part alone, on any machine that sees the files, and merge=True writes the
-    manifest once all are done. verbose: a line for each stage; quiet: nothing but warnings and
-    errors; log_file: gets these lines, too, with how far it is. progress: as in `train`. Raises
-    HermesError of every kind; shards that are finished stay.
+    data to max_bad_records, eos and bos: as in `train`. shard_size: bytes of text per shard.
+    workers: processes that tokenize on a core each, None for all cores of this one; the shards are
+    the same. part: 'I/N' does that part alone, on any machine that sees the files, and merge=True
+    writes the manifest once all are done, with no argument but output. verbose: a line for each
+    stage; quiet: nothing but warnings and errors; log_file: gets these lines, too, with how far it
+    is. progress: as in `train`. Raises HermesError of every kind; shards that are finished stay.
     """
     a = convert_arguments(prepare, locals())
     with display_call(
@@ -105,6 +108,7 @@ def prepare(
         log_file=log_file,
     ) as say:
         if a["merge"]:
+            _require_alone(a)
             done = merge_parts(output)
         else:
             if not data:
@@ -114,7 +118,7 @@ def prepare(
             made = tokenizer if isinstance(tokenizer, Tokenizer) else load_tokenizer(tokenizer)
             done = prepare_tokens(
                 data,
-                made,
+                made.replace_roles(eos=eos, bos=a["bos"]),
                 output,
                 options=PreparationOptions(
                     TextFormat(text_field, format, documents, no_header),
@@ -128,6 +132,17 @@ def prepare(
         for line in (*result.notes, result.describe(part)):
             say(line)
     return result
+
+
+def _require_alone(arguments: Mapping[str, Any]) -> None:
+    """Raise HermesError where merge=True is given what the parts were made with."""
+    beside = {"output", "merge", "verbose", "quiet", "log_file", "progress"}
+    for name, parameter in inspect.signature(prepare).parameters.items():
+        if name not in beside and arguments[name] != parameter.default:
+            raise HermesError(
+                "--merge takes the parts that are in --output, as they were made; leave "
+                f"--{name.replace('_', '-')} out"
+            )
 
 
 @name_own_arguments

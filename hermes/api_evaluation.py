@@ -18,6 +18,7 @@ from hermes.data.token_stream import TokenStream
 from hermes.errors import DataError, HermesError
 from hermes.evaluation.perplexity import Perplexity, add_up, evaluate_perplexity, make_windows
 from hermes.finetuning.base_model import open_base_model
+from hermes.formatting import format_count
 from hermes.interop.hub import load_tokenizer
 from hermes.model import Model
 from hermes.model_loading import load
@@ -56,7 +57,7 @@ class EvalResult:
         name = f"{self.name}: " if self.name else ""
         return (
             f"{name}loss {self.val_loss:.4f} nats per token, perplexity {self.perplexity:,.2f}, "
-            f"{self.bits_per_byte:.4f} bits per byte, {self.tokens:,} tokens"
+            f"{self.bits_per_byte:.4f} bits per byte, {format_count(self.tokens, 'tokens')}"
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from hermes.interface import SHORT_NAMES, Backend, Options, choose_backend
 from hermes.interface import Model as BackendModel
 from hermes.interop.hub import load_tokenizer
 from hermes.model import Model
-from hermes.model_info.devices import choose_precision, report_model
+from hermes.model_info.devices import choose_device, choose_precision, report_model
 from hermes.model_info.memory import explain_out_of_memory
 from hermes.model_loading import SMALLER, check_loading, load
 from hermes.tokenizer import Tokenizer
@@ -397,8 +397,8 @@ def open_chat_model(
         train=False,
     )
     backend, device = choose_backend(a["backend"]), a["device"]
+    place = choose_device(backend, device)
     precision = choose_precision(a["precision"], backend, device)
-    place = device or backend.devices()[0]
     notes = check_loading(backend, base.spec, place, precision, a["force"])
     for note in (*base.notes, *notes):
         warnings.warn(note, stacklevel=3)

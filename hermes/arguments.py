@@ -27,6 +27,7 @@ __all__ = [
     "convert_fields",
     "convert_value",
     "keep_option_names",
+    "list_argument_names",
     "name_arguments",
     "name_own_arguments",
 ]
@@ -90,7 +91,7 @@ def name_arguments(
         argument = (renamed or {}).get(argument, argument)
         if argument not in values:
             return match[0]
-        if isinstance(values[argument], bool):
+        if match[1] or isinstance(values[argument], bool):
             return f"{argument}={not match[1]}{match[3] or ''}"
         return argument + ("=" if match[3] else "")
 
@@ -101,6 +102,14 @@ def name_arguments(
     return PART.sub(join, FLAG.sub(name, message))
 
 
+def list_argument_names(signature: inspect.Signature) -> dict[str, object]:
+    """The names of a function's arguments for `name_arguments`: flags have a boolean."""
+    return {
+        name: False if one.annotation == bool | None else one.default
+        for name, one in signature.parameters.items()
+    }
+
+
 def name_own_arguments(
     function: Callable[P, R], renamed: Mapping[str, str] | None = None
 ) -> Callable[P, R]:
@@ -108,7 +117,7 @@ def name_own_arguments(
 
     renamed: as in `name_arguments`.
     """
-    names = {name: one.default for name, one in inspect.signature(function).parameters.items()}
+    names = list_argument_names(inspect.signature(function))
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:

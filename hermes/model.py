@@ -90,8 +90,8 @@ class Model:
         check_rows(found, rows)
         if not _is_padding(rows - found.vocab_size, rows):
             warnings.warn(
-                f"the model has rows for {rows - found.vocab_size:,} more tokens than the "
-                f"tokenizer's {found.vocab_size:,}; they are never produced",
+                f"the model has rows for {format_count(rows - found.vocab_size, 'more tokens')} "
+                f"than the tokenizer's {found.vocab_size:,}; they are never produced",
                 stacklevel=3,
             )
         for note in found.roles.notes:

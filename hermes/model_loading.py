@@ -12,7 +12,7 @@ from hermes.interop.companions import check_rows, open_tokenizer, read_generatio
 from hermes.interop.hub import load_tokenizer
 from hermes.interop.open_model import StoredModel, open_model
 from hermes.model import Model
-from hermes.model_info.devices import choose_precision, report_model
+from hermes.model_info.devices import choose_device, choose_precision, report_model
 from hermes.model_info.fitting import count_loaded_bytes, find_free_memory, require_memory
 from hermes.model_info.memory import explain_out_of_memory
 from hermes.spec import ModelSpec
@@ -52,6 +52,7 @@ def load(
     MissingBackend, Unsupported.
     """
     found = choose_backend(backend)
+    device_name = choose_device(found, device)
     full = choose_precision(precision, found, device)
     report_stage(f"reading {checkpoint}")
     source = open_model(
@@ -60,7 +61,6 @@ def load(
         ignore_fields=ignore_fields,
         use_ema=use_ema,
     )
-    device_name = device or found.devices()[0]
     notes = (*source.notes, *check_loading(found, source.spec, device_name, full, force))
     for note in notes:
         warnings.warn(note, stacklevel=2)

@@ -9,6 +9,7 @@ from mlx.core import array as Array
 from numpy.typing import NDArray
 
 from hermes.errors import HermesError
+from hermes.formatting import format_count
 from hermes.interface import Batch, LazyTensors, TokenChoice, check_tokens
 from hermes.numerics.row_layout import find_windows
 from hermes_mlx.cache import KVCache
@@ -193,8 +194,8 @@ class Decoder:
         length = self._cache.length + T
         if rows != self._rows or length > self._capacity:
             raise HermesError(
-                f"a decoder of {self._rows} rows and {self._capacity} tokens cannot hold "
-                f"{rows} rows of {length}"
+                f"a decoder of {format_count(self._rows, 'rows')} and {self._capacity} tokens "
+                f"cannot hold {format_count(rows, 'rows')} of {length}"
             )
         return length
 

@@ -7,6 +7,7 @@ import numpy as np
 from numpy import ndarray as Array
 
 from hermes.errors import HermesError
+from hermes.formatting import format_count
 from hermes.interface import Batch, Tensors, check_tokens
 from hermes.numerics.params import list_parameters
 from hermes.numerics.randomness import dropout_row_keys
@@ -126,8 +127,8 @@ class Decoder:
         length = self._cache.length + T
         if rows != self._rows or length > self._capacity:
             raise HermesError(
-                f"a decoder of {self._rows} rows and {self._capacity} tokens cannot hold "
-                f"{rows} rows of {length}"
+                f"a decoder of {format_count(self._rows, 'rows')} and {self._capacity} tokens "
+                f"cannot hold {format_count(rows, 'rows')} of {length}"
             )
         logits = self._module(tokens, Context(cache=self._cache))[:, -1]
         self._cache.length = length
@@ -165,8 +166,9 @@ class RowDecoder:
         """Begin a row for `capacity` tokens, with `length` of another's if it can. -> as begun"""
         if not (0 <= row < len(self._rows) and length < capacity <= self._capacity):
             raise HermesError(
-                f"a cache of {len(self._rows)} rows of {self._capacity} tokens has no row {row} "
-                f"for {capacity} that begins with {length}"
+                f"a cache of {format_count(len(self._rows), 'rows')} of "
+                f"{format_count(self._capacity, 'tokens')} has no row {row} for {capacity} that "
+                f"begins with {length}"
             )
         other = None if source is None else self._rows[source]
         if other is not None and other[1] == capacity and length <= other[0].length:
@@ -198,7 +200,8 @@ class RowDecoder:
     def advance(self, rows: Sequence[int], tokens: Array, counts: Sequence[int]) -> Array:
         """Append counts[b] of tokens[b] to rows[b]; the logits after each row's last, (B, V)."""
         if len(set(rows)) != len(rows) or not len(rows) == len(tokens) == len(counts):
-            raise HermesError(f"{len(tokens)} rows of tokens need as many different rows: {rows}")
+            many = format_count(len(tokens), "rows of tokens need", "row of tokens needs")
+            raise HermesError(f"{many} as many different rows: {rows}")
         if not all(1 <= count <= tokens.shape[1] for count in counts):
             raise HermesError(f"counts must be from 1 to {tokens.shape[1]}, got {counts}")
         check_tokens(self._model.spec, tokens)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor as Array
 from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attention
 
+from hermes.formatting import format_count
 from hermes.interface import Options
 from hermes.spec import Alibi, AttentionSpec, ModelSpec
 
@@ -123,8 +124,8 @@ def describe_slow_layers(
     else:
         reason = f"FlexAttention takes heads of {LEAST_HEAD_SIZE} numbers and more"
     return (
-        f"attention of {len(slow)} of {len(spec.attentions)} layers moves tensors of every query "
-        f"and key: {reason}"
+        f"attention of {len(slow)} of {format_count(len(spec.attentions), 'layers')} moves tensors "
+        f"of every query and key: {reason}"
     )
 
 

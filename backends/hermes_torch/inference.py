@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor as Array
 
 from hermes.errors import HermesError, Unsupported
+from hermes.formatting import format_count
 from hermes.interface import Batch, LazyTensors, check_tokens
 from hermes.numerics.row_layout import find_windows
 from hermes_torch.cache import KVCache
@@ -190,8 +191,8 @@ class Decoder:
         length = self._cache.length + T
         if rows != self._rows or length > self._capacity:
             raise HermesError(
-                f"a decoder of {self._rows} rows and {self._capacity} tokens cannot hold "
-                f"{rows} rows of {length}"
+                f"a decoder of {format_count(self._rows, 'rows')} and {self._capacity} tokens "
+                f"cannot hold {format_count(rows, 'rows')} of {length}"
             )
         check_tokens(self._runtime.spec, tokens, length)
         runtime, ctx = self._runtime, self._runtime.make_context(self._cache)

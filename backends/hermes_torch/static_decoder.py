@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor as Array
 
 from hermes.errors import HermesError
+from hermes.formatting import format_count
 from hermes.interface import TokenChoice
 from hermes_torch.runtime import Runtime
 from hermes_torch.static_rows import StaticRowDecoder
@@ -32,7 +33,10 @@ class StaticDecoder:
         """Read (B, T) more tokens; return the logits after the last, (B, V)."""
         tokens = np.asarray(tokens)
         if len(tokens) != len(self._rows):
-            raise HermesError(f"a decoder of {len(self._rows)} rows cannot read {len(tokens)} rows")
+            there = format_count(len(self._rows), "rows")
+            raise HermesError(
+                f"a decoder of {there} cannot read {format_count(len(tokens), 'rows')}"
+            )
         return self._decoder.advance(self._rows, tokens, [tokens.shape[-1]] * len(self._rows))
 
     def write_ahead(

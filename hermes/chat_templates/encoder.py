@@ -23,6 +23,7 @@ from hermes.chat_templates.sandbox import CLOSE, OPEN
 from hermes.chat_templates.template import Template, choose_template
 from hermes.chat_templates.text_encoder import Piece, TextEncoder
 from hermes.errors import DataError, suggest_nearest
+from hermes.formatting import format_count
 from hermes.tokenizer import CHAT_TEMPLATE, Tokenizer
 
 __all__ = ["ChatEncoder", "read_end_of_turn"]
@@ -255,8 +256,8 @@ class ChatEncoder:
         marks = re.findall(f"[{OPEN}{CLOSE}]", whole)
         if marks != [OPEN, CLOSE] * len(answers):
             raise DataError(
-                f"{self.template.where} marks {len(marks) // 2} generations for {len(answers)} "
-                "messages of the assistant; each needs one"
+                f"{self.template.where} marks {format_count(len(marks) // 2, 'generations')} for "
+                f"{format_count(len(answers), 'messages')} of the assistant; each needs one"
             )
         own = [w for i in answers for w in (None, _choose_weight(weights, i, i in targets))]
         return list(zip(parts, [*own, None], strict=True))

@@ -14,6 +14,7 @@ from typing import Any
 
 from hermes.chat_templates.render_process import LENGTH, read_exactly, write_all
 from hermes.errors import DataError
+from hermes.formatting import format_count
 
 __all__ = ["Ahead", "RenderClient", "RendererEnded"]
 
@@ -175,7 +176,7 @@ class RenderClient:
     def _explain_end(self) -> str:
         code = self._end()
         if -code == signal.SIGXCPU:
-            return f"takes more than {self.seconds} seconds"
+            return f"takes more than {format_count(self.seconds, 'seconds')}"
         if -code == signal.SIGKILL:
             return self.explain_memory()
         return f"ends the process that renders it (exit status {code})"

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hermes.errors import CheckpointError
+from hermes.formatting import format_count
 from hermes.stages import report_stage
 from hermes.storage.durable import FileDigest
 from hermes.storage.reading import hash_file, read_small, translate_read_error
@@ -150,8 +151,8 @@ def verify_files(folder: Path, manifest: Manifest, *, hashes: bool = True) -> No
             raise CheckpointError(f"{folder / name} is not a regular file")
         if entries[name].st_size != file.size:
             raise CheckpointError(
-                f"{folder / name} is torn: it has {entries[name].st_size} bytes, "
-                f"{MANIFEST} says {file.size}"
+                f"{folder / name} is torn: it has {format_count(entries[name].st_size, 'bytes')}, "
+                f"{MANIFEST} says {file.size:,}"
             )
     if not hashes:
         return

@@ -13,6 +13,7 @@ import numpy as np
 
 from hermes.checkpoint.manifest import FILE_NAME
 from hermes.errors import CheckpointError
+from hermes.formatting import format_count
 from hermes.interface import Array, Tensors
 from hermes.numerics.params import list_parameters
 from hermes.spec import ModelSpec
@@ -196,7 +197,7 @@ def _explain_missing(weights: Weights, spec: ModelSpec, where: str, name: str) -
     numbers = [re.match(r"model\.layers\.(\d{1,9})\.", other) for other in weights]
     stored_layers = 1 + max((int(number[1]) for number in numbers if number), default=-1)
     why = (
-        f"its spec has {spec.num_layers} layers, this one {stored_layers}"
+        f"its spec has {format_count(spec.num_layers, 'layers')}, this one {stored_layers}"
         if stored_layers != spec.num_layers
         else f"its spec {spec.name!r} needs it"
     )

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from hermes.data.order import Cursor
 from hermes.errors import DataError
+from hermes.formatting import format_count
 from hermes.interface import Batch
 
 __all__ = [
@@ -124,7 +125,8 @@ class UpdateLayout:
         """
         if not 1 <= samples <= micro_batch * accum * world_size:
             raise DataError(
-                f"{samples} samples do not fit a step of {micro_batch * accum * world_size} rows"
+                f"{format_count(samples, 'samples do', 'sample does')} not fit a step of "
+                f"{format_count(micro_batch * accum * world_size, 'rows')}"
             )
         micro = np.arange(accum)[:, None] * world_size + rank
         rows = micro * micro_batch + np.arange(micro_batch)[None, :]

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hermes.errors import DataError, StorageError, suggest_nearest
+from hermes.formatting import format_count
 
 __all__ = [
     "INDEX",
@@ -193,7 +194,8 @@ def open_index_rows(path: Path, documents: int) -> NDArray[Any]:
         size = path.stat().st_size
         if size != documents * INDEX.itemsize:
             raise DataError(
-                f"{path}: {size:,} bytes where {documents:,} documents take "
+                f"{path}: {format_count(size, 'bytes')} where "
+                f"{format_count(documents, 'documents take', 'document takes')} "
                 f"{documents * INDEX.itemsize:,}; copy or prepare it again"
             )
         # A plain array of the same memory: slices of a memmap cost many times as much.

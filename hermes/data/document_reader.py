@@ -29,6 +29,7 @@ from hermes.data.files import (
 )
 from hermes.data.hub_datasets import is_hub_dataset, read_hub_dataset
 from hermes.data.records import Record, read_file_records
+from hermes.data.text_field import advise_text_field
 from hermes.errors import DataError
 from hermes.formatting import describe_missing, describe_surrogate, name_type
 from hermes.tokenizer.bytelevel import split_text
@@ -282,8 +283,7 @@ def _read_text(record: Record, field: str) -> str:
     where = record.where
     if isinstance(value, dict):
         if field not in value:
-            advice = "name the one that holds text"
-            found = describe_missing(field, value, advice, chosen=True)
+            found = describe_missing(field, value, advise_text_field(value), chosen=True)
             raise DataError(f"{record.header or where}: {found}")
         text = value[field]
         where = f"{where}: field {field!r}"

@@ -10,6 +10,7 @@ from hermes.chat_templates.example import Example
 from hermes.chat_templates.messages import Conversation, Message
 from hermes.data.preferences import PreferencePair
 from hermes.errors import DataError
+from hermes.formatting import format_count
 from hermes.tokenizer import Tokenizer
 
 __all__ = [
@@ -168,7 +169,7 @@ class FittedPairs:
     numbers: tuple[int, ...]
 
 
-def fit_pairs(all_pairs: Iterable[EncodedPair], max_len: int, *, drop: bool = False) -> FittedPairs:
+def fit_pairs(many: Iterable[EncodedPair], max_len: int, *, drop: bool = False) -> FittedPairs:
     """Fit pairs to max_len tokens by shortening the prompt, equally on both sides.
 
     A pair whose longer completion leaves no room for the prompt's system message and the least of
@@ -176,7 +177,7 @@ def fit_pairs(all_pairs: Iterable[EncodedPair], max_len: int, *, drop: bool = Fa
     left.
     """
     kept, cut, dropped = dict[int, EncodedPair](), 0, 0
-    for number, pair in enumerate(all_pairs):
+    for number, pair in enumerate(many):
         if pair.longest <= max_len:
             kept[number] = replace(pair, shorten=None)
             continue
@@ -195,7 +196,8 @@ def fit_pairs(all_pairs: Iterable[EncodedPair], max_len: int, *, drop: bool = Fa
                 "--drop-overlong"
             )
     if not kept:
-        raise DataError(f"no pair is left: all {dropped} have completions that do not fit")
+        lost = format_count(dropped, "pairs have", "pair has")
+        raise DataError(f"no pair is left: {lost} completions that do not fit")
     return FittedPairs(tuple(kept.values()), cut, dropped, tuple(kept))
 
 

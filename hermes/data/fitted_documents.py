@@ -120,19 +120,21 @@ class FittedDocuments:
         """Say why a document of `tokens` tokens has no row."""
         if tokens < 2:
             return "it has a single token, and so nothing to predict"
-        return f"--overlong drop leaves out what is longer than {self.seq_len:,} targets"
+        row = format_count(self.seq_len, "targets")
+        return f"--overlong drop leaves out what is longer than {row}"
 
     def describe(self) -> list[str]:
         """Sentences about what is not trained on, with its share of all tokens."""
         said = []
         share = f"{self.lost / max(self.index.tokens, 1):.1%} of all tokens"
+        row = format_count(self.seq_len, "targets")
         if self.cut:
-            many = f"documents longer than {self.seq_len} targets are cut at the end"
-            one = f"document longer than {self.seq_len} targets is cut at the end"
+            many = f"documents longer than {row} are cut at the end"
+            one = f"document longer than {row} is cut at the end"
             said.append(f"{format_count(self.cut, many, one)}: {share} are not trained on")
         if self.dropped:
-            many = f"documents longer than {self.seq_len} targets are left out"
-            one = f"document longer than {self.seq_len} targets is left out"
+            many = f"documents longer than {row} are left out"
+            one = f"document longer than {row} is left out"
             said.append(f"{format_count(self.dropped, many, one)}: {share} are not trained on")
         if self.silent:
             many, one = "documents of one token are left out", "document of one token is left out"

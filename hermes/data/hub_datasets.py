@@ -12,6 +12,7 @@ from typing import Any
 from hermes.data.files import find_format
 from hermes.data.records import Record
 from hermes.errors import DataError, HermesError, StorageError
+from hermes.storage.hub_log import hide_retries
 
 __all__ = ["is_hub_dataset", "read_hub_dataset"]
 
@@ -53,6 +54,7 @@ def _import_datasets(name: str) -> Any:
         raise HermesError(
             f"{name}: reading it needs datasets; pip install 'hermes-llm[datasets]'"
         ) from None
+    hide_retries()
     return datasets
 
 

@@ -1,11 +1,12 @@
 """The tokens of whatever data is given: prepared shards, token files, or text, cached or not."""
 
 import os
+import shlex
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from hermes.data.bad_records import BadRecords
 from hermes.data.document_reader import (
@@ -107,13 +108,28 @@ def _open_prepared(named: Sequence[Path], tokenizer: "Tokenizer") -> TokenStream
             f"{named[0]} was prepared with a tokenizer of fingerprint {made[:12]}, and this one "
             f"has {tokenizer.fingerprint[:12]}; give --tokenizer {named[0]}"
         )
-    for key, here in (("eos_id", tokenizer.eos_id), ("beginning", tokenizer.beginning)):
-        if facts["tokenizer"][key] != here:
-            raise DataError(
-                f"{named[0]} was prepared with {key} {facts['tokenizer'][key]}, and it is {here} "
-                "here; give the --eos and --bos that it was prepared with, or prepare it again"
-            )
+    _check_boundaries(named[0], facts["tokenizer"], tokenizer)
     return stream
+
+
+def _check_boundaries(folder: Path, made: Mapping[str, Any], tokenizer: "Tokenizer") -> None:
+    """Raise DataError where prepared texts begin or end with other tokens than they would here."""
+
+    def name(ids: Sequence[int | None]) -> str:
+        return next((repr(tokenizer.get_name(one)) for one in ids if one is not None), "nothing")
+
+    if made["eos_id"] != tokenizer.eos_id:
+        raise DataError(
+            f"texts end with {name([made['eos_id']])} in {folder} and with "
+            f"{name([tokenizer.eos_id])} here; give --eos "
+            f"{shlex.quote(tokenizer.get_name(made['eos_id']))}, or prepare them again"
+        )
+    if made["beginning"] != tokenizer.beginning:
+        raise DataError(
+            f"texts begin with {name(made['beginning'])} in {folder} and with "
+            f"{name(tokenizer.beginning)} here; give "
+            f"{'--bos' if made['beginning'] else '--no-bos'}, or prepare them again"
+        )
 
 
 def _load_text(files: Sequence[Path], tokenizer: "Tokenizer", options: DataOptions) -> TokenStream:

@@ -14,6 +14,7 @@ from hermes.data.mixture_order import MixtureOrder
 from hermes.data.mixture_sources import WeightedSource, parse_mixture, strip_weights
 from hermes.data.order import Cursor
 from hermes.data.text_dataset import TextDataset, make_text_batch
+from hermes.formatting import format_count
 from hermes.interface import Batch
 
 __all__ = ["MixtureDataset", "Phase", "WeightedSource", "parse_mixture", "strip_weights"]
@@ -102,12 +103,13 @@ class MixtureDataset:
                 share += f", {phase.shares[index]:.1%} from step {phase.start // per_step:,} on"
             size = len(dataset.train)
             said.append(
-                f"{name}: {share}, {counts[index] / size:.2f} epochs of its {size:,} sequences"
+                f"{name}: {share}, {counts[index] / size:.2f} epochs of its "
+                f"{format_count(size, 'sequences')}"
             )
         if self.phases[-1].start >= samples > 0:
             step = self.phases[-1].start // per_step
             said.append(
                 f"the weights from step {step:,} on are not reached: the run has "
-                f"{-(-samples // per_step):,} steps"
+                f"{format_count(-(-samples // per_step), 'steps')}"
             )
         return said

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hermes.errors import DataError
+from hermes.formatting import format_count
 from hermes.numerics.randomness import permute
 
 __all__ = ["Cursor", "count_run_samples", "order_samples", "split_windows"]
@@ -39,8 +40,9 @@ def order_samples(seed: int, cursor: Cursor, count: int, size: int) -> NDArray[n
     """
     if not 0 <= cursor.sample < size or cursor.epoch < 0:
         raise DataError(
-            f"sample {cursor.sample} of epoch {cursor.epoch} is not in data of {size} samples an "
-            "epoch; resume with the data that the run began with"
+            f"sample {cursor.sample} of epoch {cursor.epoch} is not in data of "
+            f"{format_count(size, 'samples')} an epoch; resume with the data that the run began "
+            "with"
         )
     parts = []
     while count > 0:
@@ -73,9 +75,9 @@ def split_windows(tokens: int, val_fraction: float, seq_len: int) -> tuple[range
     if samples < least:
         both = " (one to train on, one to hold out)" if held_out else ""
         raise DataError(
-            f"the text has {tokens} tokens; {least} sequence{'s' * (least > 1)} of {seq_len} "
-            f"need{'s' * (least == 1)} {least * seq_len + 1}{both}: give more text or a shorter "
-            "--seq-len"
+            f"the text has {format_count(tokens, 'tokens')}; {format_count(least, 'sequences')} of "
+            f"{seq_len} need{'s' * (least == 1)} {least * seq_len + 1}{both}: give more text or a "
+            "shorter --seq-len"
         )
     held_out = min(held_out, samples - 1)
     return range(samples - held_out), range(samples - held_out, samples)

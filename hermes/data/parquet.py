@@ -7,6 +7,7 @@ from typing import Any
 
 from hermes.data.compression import strip_compression
 from hermes.data.files import STANDARD_INPUT, describe_empty, name_source, open_source
+from hermes.data.text_field import advise_text_field
 from hermes.errors import DataError, HermesError
 from hermes.formatting import describe_missing
 
@@ -37,8 +38,7 @@ def read_rows(
         names = [field.name for field in table.schema_arrow]
         for name in columns or ():
             if name not in names:
-                advice = "name the one that holds text"
-                missing = describe_missing(name, names, advice, chosen=True)
+                missing = describe_missing(name, names, advise_text_field(names), chosen=True)
                 raise DataError(f"{name_source(path)}: {missing}")
         for batch in table.iter_batches(batch_size=ROWS, columns=columns, use_threads=False):
             on_share((number + len(batch)) / max(table.metadata.num_rows, 1))

@@ -23,6 +23,7 @@ from hermes.data.files import (
 from hermes.data.json_list import read_json_list
 from hermes.data.parquet import read_rows
 from hermes.errors import DataError
+from hermes.formatting import format_count
 
 __all__ = ["Record", "parse_records", "read_file_records", "read_records"]
 
@@ -197,8 +198,8 @@ def _name_cells(
             yield Record(dict(zip(names, row, strict=True)), f"{name}:{line}", line, at)
             continue
         error = DataError(
-            f"{name}:{line}: {len(row)} fields where the header has {len(names)}; quote fields "
-            "that have commas or line ends in them"
+            f"{name}:{line}: {format_count(len(row), 'fields')} where the header has {len(names)}; "
+            "quote fields that have commas or line ends in them"
         )
         skip_or_raise(error, bad)
 

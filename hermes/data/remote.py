@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from hermes.errors import DataError, HermesError, StorageError
+from hermes.storage.hub_log import hide_retries
 
 __all__ = [
     "is_remote",
@@ -81,6 +82,8 @@ def open_filesystem(path: str | Path) -> Iterator[tuple[Any, str]]:
         raise HermesError(
             f"{address}: reading it needs fsspec; pip install 'hermes-llm[remote]'"
         ) from None
+    if protocol == "hf":
+        hide_retries()
     try:
         yield fsspec.core.url_to_fs(address)[0], address
     except FileNotFoundError:

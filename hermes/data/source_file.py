@@ -12,6 +12,7 @@ from hermes.data.files import STANDARD_INPUT, name_source
 from hermes.data.hub_datasets import is_hub_dataset
 from hermes.data.remote import is_remote
 from hermes.errors import DataError, StorageError
+from hermes.formatting import format_count
 
 __all__ = [
     "CountingFile",
@@ -164,6 +165,7 @@ def require_unchanged(source: SourceFile, read: int | None) -> None:
     size = now.size if read is None else read
     if (now.size, now.modified) != (source.size, source.modified) or size != source.size:
         raise DataError(
-            f"{name_source(source.path)}: it changed while it was read ({source.size:,} bytes "
-            f"before, {now.size:,} now); wait until nothing writes to it and start again"
+            f"{name_source(source.path)}: it changed while it was read "
+            f"({format_count(source.size, 'bytes')} before, {now.size:,} now); wait until nothing "
+            "writes to it and start again"
         )

@@ -18,6 +18,7 @@ import numpy as np
 from hermes.data.token_shards import TokenFile, TokenShards, iterate_blocks
 from hermes.data.token_stream import TokenStream
 from hermes.errors import DataError, StorageError
+from hermes.formatting import format_count
 
 if TYPE_CHECKING:
     from hermes.tokenizer import Tokenizer
@@ -63,7 +64,8 @@ def read_token_header(path: Path, bare: str) -> TokenFile:
         found = _measure(path, versions[words[1]], LLMC_HEADER, size)
         if found.tokens < words[2]:
             raise DataError(
-                f"{path}: {found.tokens:,} tokens where its header says {words[2]:,}; copy it again"
+                f"{path}: {format_count(found.tokens, 'tokens')} where its header says "
+                f"{words[2]:,}; copy it again"
             )
         return TokenFile(path, found.dtype, words[2], LLMC_HEADER)
     return _measure(path, bare, 0, size)
@@ -72,7 +74,8 @@ def read_token_header(path: Path, bare: str) -> TokenFile:
 def _measure(path: Path, dtype: str, offset: int, size: int) -> TokenFile:
     tokens, rest = divmod(size - offset, np.dtype(dtype).itemsize)
     if rest:
-        raise DataError(f"{path}: {size:,} bytes are no whole number of ids; copy it again")
+        count = format_count(size, "bytes are", "byte is")
+        raise DataError(f"{path}: {count} no whole number of ids; copy it again")
     if not tokens:
         raise DataError(f"{path}: empty, there is no token in it; leave it out or fill it")
     return TokenFile(path, dtype, tokens, offset)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hermes.errors import DataError, StorageError
+from hermes.formatting import format_count
 
 __all__ = ["ID_TYPES", "TokenFile", "TokenShards", "TokenSlice", "iterate_blocks", "open_tokens"]
 
@@ -35,7 +36,8 @@ def open_tokens(file: TokenFile) -> NDArray[np.unsignedinteger]:
         size = file.path.stat().st_size
         if size < needed:
             raise DataError(
-                f"{file.path}: {size} bytes where its {file.tokens} tokens take {needed}; copy or "
+                f"{file.path}: {format_count(size, 'bytes')} where its "
+                f"{format_count(file.tokens, 'tokens take', 'token takes')} {needed:,}; copy or "
                 "prepare it again"
             )
         # A plain array of the same memory: slices of a memmap cost many times as much.

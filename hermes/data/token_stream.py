@@ -17,6 +17,7 @@ from hermes.data.encoding_pool import choose_batch_size
 from hermes.data.progress import PreparationProgress, Watch, report_progress
 from hermes.data.token_shards import TokenShards, TokenSlice
 from hermes.errors import DataError, StorageError
+from hermes.formatting import format_count
 from hermes.stages import report_stage
 from hermes.storage.plain_json import load_json
 from hermes.storage.temporary import TemporaryFolder
@@ -82,8 +83,8 @@ class TokenStream:
             ) from None
         if len(tokens) != facts["tokens"]:
             raise DataError(
-                f"{where}: {len(tokens)} tokens where {facts['tokens']} were written; "
-                "tokenize the text again"
+                f"{where}: {format_count(len(tokens), 'tokens')} where {facts['tokens']:,} were "
+                "written; tokenize the text again"
             )
         counts = (facts["documents"], facts["text_bytes"], facts["largest"])
         return cls(tokens, *counts, facts["fingerprint"], where)

@@ -9,6 +9,7 @@ from typing import Any
 
 from hermes.distributed.process_group import RankInfo
 from hermes.errors import HermesError
+from hermes.formatting import format_count
 
 __all__ = ["OWN", "detect_launcher", "find_launcher", "read_rank_info"]
 
@@ -106,8 +107,8 @@ def _read_slurm(e: Mapping[str, str]) -> RankInfo:
     node = int(e["SLURM_NODEID"])
     if not 0 <= node < len(sizes):
         raise HermesError(
-            f"SLURM_NODEID is {node}, and SLURM_STEP_TASKS_PER_NODE has {len(sizes)} nodes; nodes "
-            "count from 0 to below their number"
+            f"SLURM_NODEID is {node}, and SLURM_STEP_TASKS_PER_NODE has "
+            f"{format_count(len(sizes), 'nodes')}; nodes count from 0 to below their number"
         )
     # rack[1-2]-node[01-04,07],other begins with rack1-node01.
     first = BRACKETS.sub(r"\1", e["SLURM_STEP_NODELIST"]).partition(",")[0]

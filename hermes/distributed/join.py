@@ -16,6 +16,7 @@ from hermes.distributed.process_group import (
     RankInfo,
 )
 from hermes.errors import HermesError
+from hermes.formatting import format_count
 
 __all__ = [
     "choose_backend_name",
@@ -121,8 +122,9 @@ def join_ranks(
     if gpus and options.device in (None, "cuda"):
         if rank_info.local_rank >= len(gpus):
             raise HermesError(
-                f"{rank_info.local_world_size} processes on this machine, but {len(gpus)} GPUs; "
-                "start as many processes as GPUs, or give --device cpu"
+                f"{format_count(rank_info.local_world_size, 'processes', 'process')} on this "
+                f"machine, but {format_count(len(gpus), 'GPUs')}; start as many processes as GPUs, "
+                "or give --device cpu"
             )
         options = replace(options, device=gpus[rank_info.local_rank])
     return backend.join(rank_info, options), options

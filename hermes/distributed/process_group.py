@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from hermes.errors import HermesError
+from hermes.formatting import format_count
 
 __all__ = [
     "DEFAULT_TIMEOUT",
@@ -63,8 +64,9 @@ class RankInfo:
     def __post_init__(self) -> None:
         if not (0 <= self.rank < self.world_size and 0 <= self.local_rank < self.local_world_size):
             raise HermesError(
-                f"rank {self.rank} of {self.world_size} processes, {self.local_rank} of "
-                f"{self.local_world_size} on this machine: ranks count from 0 to below the number"
+                f"rank {self.rank} of {format_count(self.world_size, 'processes', 'process')}, "
+                f"{self.local_rank} of {self.local_world_size} on this machine: ranks count from 0 "
+                "to below the number"
             )
         limits = (self.first_timeout, self.timeout, self.rendezvous_timeout)
         if min(limits) <= 0:

@@ -166,4 +166,4 @@ def mark_trained_tokens(tokenizer: Tokenizer, example: Example, mark: Callable[[
     """An example as text, with `mark` around each stretch of tokens that is trained on."""
     parts = split_trained(tokenizer, example.ids, example.loss_mask)
     text = "".join(mark(words) if trained else words for words, trained in parts)
-    return f"{example.where}, {len(example)} tokens:\n{text}\n"
+    return f"{example.where}, {format_count(len(example), 'tokens')}:\n{text}\n"

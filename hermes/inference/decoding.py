@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from hermes.arguments import convert_value
 from hermes.errors import HermesError
+from hermes.formatting import format_count
 from hermes.inference.grammar import Grammar
 from hermes.inference.sampler import Choice, Sampler
 from hermes.inference.sampling import Sampling
@@ -213,7 +214,7 @@ def _iterate_choices(
 def warn_of_full_context(longest: int, made: int, max_tokens: int) -> None:
     """Warn that a text ended with the context."""
     warnings.warn(
-        f"the context of {longest} tokens is full after {made} new ones, "
+        f"the context of {longest} tokens is full after {format_count(made, 'new ones')}, "
         f"where {max_tokens} were asked for",
         stacklevel=3,
     )

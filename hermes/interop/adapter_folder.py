@@ -8,6 +8,7 @@ from hermes.checkpoint.adapters import ADAPTER, ADAPTER_CONFIG
 from hermes.checkpoint.adapters_mlx import MLX_ADAPTER, build_mlx_files
 from hermes.checkpoint.weights import read_weights
 from hermes.errors import HermesError
+from hermes.formatting import format_count
 from hermes.interface import Tensors
 from hermes.interop.adapters import merge_adapter
 from hermes.interop.class_adapters import build_class_files
@@ -84,7 +85,8 @@ def _build_files(
         return build_class_files(model.spec, family, lora, infos, tensors)
     if lora.token_ids:
         raise HermesError(
-            f"{model.path} has trained rows of {len(lora.token_ids)} tokens, which mlx-lm's "
-            "adapters cannot hold; use hermes merge --to hf, whose result mlx-lm loads"
+            f"{model.path} has trained rows of {format_count(len(lora.token_ids), 'tokens')}, "
+            "which mlx-lm's adapters cannot hold; use hermes merge --to hf, whose result mlx-lm "
+            "loads"
         )
     return build_mlx_files(model.spec, lora, infos, tensors)

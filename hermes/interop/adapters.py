@@ -11,6 +11,7 @@ from hermes.checkpoint.layout import TOKENIZER
 from hermes.checkpoint.manifest import MANIFEST
 from hermes.checkpoint.weights import EMBEDDING, HEAD, MODEL, read_weights
 from hermes.errors import CheckpointError
+from hermes.formatting import format_count
 from hermes.interface import Array, LazyTensors, Tensors
 from hermes.interop.class_adapters import open_any_adapter
 from hermes.interop.companions import read_companions
@@ -103,7 +104,8 @@ def _extend_vocabulary(spec: ModelSpec, adapter: Adapter, path: Path) -> tuple[M
         count = len(adapter.tensors[name]) if name in adapter.tensors else old
         if count < old:
             raise CheckpointError(
-                f"adapter {path} is of another model: {name!r} has {count} rows there, {old} here"
+                f"adapter {path} is of another model: {name!r} has "
+                f"{format_count(count, 'rows')} there, {old:,} here"
             )
         while count in ids:
             count += 1
@@ -116,8 +118,8 @@ def _extend_vocabulary(spec: ModelSpec, adapter: Adapter, path: Path) -> tuple[M
     new = max(needed.values())
     if new > old and (min(needed.values()) < new or spec.output.bias):
         raise CheckpointError(
-            f"adapter {path} has rows for {new} tokens in one of embeddings and head, and this "
-            f"model for {old}; give the model that it was trained on"
+            f"adapter {path} has rows for {format_count(new, 'tokens')} in one of embeddings and "
+            f"head, and this model for {old:,}; give the model that it was trained on"
         )
     return (replace(spec, vocab_size=new) if new > old else spec), new - old
 

@@ -1,17 +1,15 @@
 """huggingface_hub, imported when it is needed, with its errors translated to ours."""
 
-import logging
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from hermes.errors import HermesError, StorageError
+from hermes.storage.hub_log import hide_retries
 
 __all__ = ["require_hub", "translate_hub_errors"]
 
 DENIED = (401, 403)
-RETRIES = re.compile(r"^Retrying in |before retry \[Retry|thrown while requesting ")
 
 
 def require_hub() -> Any:
@@ -26,17 +24,8 @@ def require_hub() -> Any:
             f"models on the Hub need huggingface_hub, which is not installed ({error}); "
             "pip install 'hermes-llm[hub]'"
         ) from None
-    # Its lines about each attempt are printed raw, and what comes of them is said in a sentence.
-    logger = logging.getLogger("huggingface_hub.utils._http")
-    if _is_no_retry not in logger.filters:
-        logger.addFilter(_is_no_retry)
+    hide_retries()
     return huggingface_hub
-
-
-def _is_no_retry(record: logging.LogRecord) -> bool:
-    """Whether a line of huggingface_hub is about something else than an attempt that failed."""
-    said = record.getMessage()
-    return not (RETRIES.search(said) and record.levelno == logging.WARNING)
 
 
 @contextmanager

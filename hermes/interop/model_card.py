@@ -1,6 +1,7 @@
 """The README.md of a model on the Hub: what it is, how to load it, and its architecture."""
 
 from hermes import mal
+from hermes.formatting import format_count
 from hermes.interop.convert import Conversion
 from hermes.interop.huggingface.reader_support import NOT_EXPRESSIBLE, judge_readers
 from hermes.numerics.params import count_parameters
@@ -18,7 +19,8 @@ def render_card(conversion: Conversion, repo: str) -> str:
     parts = [
         "\n".join([*header, "---"]),
         f"# {repo.rpartition('/')[2]}",
-        f"A language model of {count_parameters(spec):,} parameters, {spec.num_layers} layers and "
+        f"A language model of {count_parameters(spec):,} parameters, "
+        f"{format_count(spec.num_layers, 'layers')} and "
         f"a context of {spec.max_seq_len:,} tokens, made with hermes. Weights are "
         f"{conversion.dtype}, under the names of `{conversion.architecture}`.",
         " ".join(spec.description.split()),

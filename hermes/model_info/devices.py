@@ -3,7 +3,7 @@
 Which precision "auto" stands for depends on the device alone, never on the backend.
 """
 
-from hermes.errors import HermesError
+from hermes.errors import HermesError, Unsupported
 from hermes.interface import PRECISIONS, SHORT_NAMES, Backend, DeviceInfo
 from hermes.model_info.datasheets import BY_DRIVER_NAME
 from hermes.numerics.params import count_parameters
@@ -12,6 +12,7 @@ from hermes.stages import report_heading
 
 __all__ = [
     "AUTO",
+    "choose_device",
     "choose_precision",
     "describe_device",
     "describe_float32",
@@ -35,6 +36,15 @@ def describe_device(backend: Backend, device: str | None = None) -> DeviceInfo:
         return DeviceInfo()
     found: DeviceInfo = describe(name)
     return found
+
+
+def choose_device(backend: Backend, device: str | None = None) -> str:
+    """A device of this machine by its name, the preferred one for None. Raises Unsupported."""
+    known = backend.devices()
+    if device is not None and device not in known:
+        there = ", ".join(known)
+        raise Unsupported(f"{backend.name} has no device {device!r} here; it has {there}")
+    return device or known[0]
 
 
 def find_precision(device: DeviceInfo) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from hermes.errors import StorageError
-from hermes.formatting import format_with_unit
+from hermes.formatting import format_count, format_with_unit
 from hermes.model_info.memory import read_host_memory, read_memory_limits
 from hermes.storage.space import count_free_bytes
 
@@ -160,12 +160,14 @@ def _find_problems(machine: Machine) -> Iterator[str]:
     for variable, value in machine.variables.items():
         if value.isdecimal() and int(value) > usable:
             yield (
-                f"{variable} is {value}, and this process has {usable:g} cores; set it to "
+                f"{variable} is {value}, and this process has {usable:g} "
+                f"core{'s' * (usable > 1)}; set it to "
                 f"{max(1, int(usable))}"
             )
     if machine.quota and machine.quota < machine.threads and not machine.variables:
         yield (
-            f"the control group pays for {machine.quota:g} of {machine.threads} cores, and "
+            f"the control group pays for {machine.quota:g} of "
+            f"{format_count(machine.threads, 'cores')}, and "
             f"libraries start a thread for each; set OMP_NUM_THREADS={max(1, int(machine.quota))}"
         )
     if machine.compiler is None:

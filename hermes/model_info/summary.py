@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
-from hermes.formatting import format_columns, format_with_unit
+from hermes.formatting import format_columns, format_count, format_with_unit
 from hermes.mal.writer import format_number
 from hermes.model_info.cost import Cost
 from hermes.model_info.diff import Difference
@@ -131,7 +131,11 @@ def _describe_ffn(f: FfnSpec) -> str:
 
 def _shorten_lists(text: str) -> str:
     """Shorten lists of numbers to their lengths: longrope has one for each pair."""
-    return re.sub(r"\[[^\]]*\]", lambda found: f"[{found[0].count(',') + 1} numbers]", text)
+
+    def describe(found: re.Match[str]) -> str:
+        return f"[{format_count(found[0].count(',') + 1, 'numbers')}]"
+
+    return re.sub(r"\[[^\]]*\]", describe, text)
 
 
 def _describe_qk_norm(norm: QkNorm) -> str:

@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from hermes.errors import SpecError
+from hermes.formatting import format_count
 from hermes.spec import (
     Alibi,
     AttentionSpec,
@@ -200,7 +201,8 @@ def list_unfrozen(
     layers, a pattern matches nothing, or nothing is left to train.
     """
     if freeze_layers > spec.num_layers:
-        raise SpecError(f"freeze_layers is {freeze_layers}; the model has {spec.num_layers} layers")
+        there = format_count(spec.num_layers, "layers")
+        raise SpecError(f"freeze_layers is {freeze_layers}; the model has {there}")
     table = list_parameters(spec)
     prefixes = ("model.embed_", *(f"model.layers.{i}." for i in range(freeze_layers)))
     frozen = {name for name in table if freeze_layers and name.startswith(prefixes)}

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hermes.errors import HermesError
+from hermes.formatting import format_count
 from hermes.interface import check_tokens
 from hermes.numerics.positions import choose_table_length
 from hermes.spec import ModelSpec, Rope
@@ -109,8 +110,9 @@ class RowLayout:
         """
         if not (0 <= row < self.rows and 0 < capacity <= self.capacity and 0 <= length < capacity):
             raise HermesError(
-                f"a cache of {self.rows} rows of {self.capacity} tokens has no row {row} for "
-                f"{capacity} that begins with {length}"
+                f"a cache of {format_count(self.rows, 'rows')} of "
+                f"{format_count(self.capacity, 'tokens')} has no row {row} for {capacity} that "
+                f"begins with {length}"
             )
         kept = 0
         if source is not None and self._has_prefix(source, capacity, length):
@@ -174,7 +176,8 @@ class RowLayout:
         """Refuse a read that the rows cannot take, before any of it is done. Raises HermesError."""
         B, T = tokens.shape
         if not len(rows) == len(counts) == len(set(rows)) == B:
-            raise HermesError(f"{B} rows of tokens need {B} different rows and counts, got {rows}")
+            many = format_count(B, "rows of tokens need", "row of tokens needs")
+            raise HermesError(f"{many} as many different rows and counts, got {rows}")
         if not all(0 <= row < self.rows for row in rows):
             raise HermesError(f"rows must be from 0 to {self.rows - 1}, got {rows}")
         if not all(1 <= count <= T for count in counts):
@@ -182,7 +185,8 @@ class RowLayout:
         lengths = [self._lengths[row] + count for row, count in zip(rows, counts, strict=True)]
         for row, length in zip(rows, lengths, strict=True):
             if length > self._planned[row]:
-                raise HermesError(f"row {row} for {self._planned[row]} tokens cannot hold {length}")
+                planned = format_count(self._planned[row], "tokens")
+                raise HermesError(f"row {row} for {planned} cannot hold {length}")
         check_tokens(self.spec, tokens, max(lengths))
 
     def plan(
@@ -279,8 +283,8 @@ def check_row_tensors(
         layer = int(name.split(".")[1])
         if len(found) != 3 or (found[0], found[2]) != (heads, size):
             raise HermesError(
-                f"{name} of the row that was kept has shape {found}, and the model has {heads} "
-                f"heads of {size}"
+                f"{name} of the row that was kept has shape {found}, and the model has "
+                f"{format_count(heads, 'heads')} of {size}"
             )
         if counts[layer] not in (None, found[1]):
             raise HermesError(f"layer {layer} of the row that was kept has unequal parts")

@@ -73,7 +73,7 @@ TOOL_COMMANDS: dict[str, CommandOptions] = {
     ),
     "prepare": CommandOptions(
         (
-            *("data", *TEXT, "tokenizer", "output"),
+            *("data", *TEXT, "tokenizer", "eos", "bos", "output"),
             *("shard_size", "workers", "part", "merge", "verbose", "quiet", "log_file", "json"),
         ),
         (TEXT_FILES,),

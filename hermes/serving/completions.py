@@ -5,6 +5,7 @@ import uuid
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
+from hermes.formatting import format_count
 from hermes.inference.generated_text import describe_choices, score_tokens
 from hermes.inference.request import Piece
 from hermes.inference.sampler import Choice
@@ -49,8 +50,9 @@ class Completion:
         if len(self.prompts) * settings.num_texts > model.limits.choices:
             raise ApiError(
                 400,
-                f"{len(self.prompts)} prompts with {settings.num_texts} texts each are more than "
-                f"the {model.limits.choices} of one request",
+                f"{format_count(len(self.prompts), 'prompts')} with "
+                f"{format_count(settings.num_texts, 'texts')} each are more than the "
+                f"{model.limits.choices} of one request",
                 param="n",
             )
         # Nothing to generate: the prompt alone is scored.

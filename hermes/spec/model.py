@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from hermes.errors import SpecError
+from hermes.formatting import format_count
 from hermes.spec.attention import AttentionSpec
 from hermes.spec.block import BlockSpec, FfnSpec
 from hermes.spec.checks import MAX_SIZE, check_positive, check_rate, check_size, check_types
@@ -93,7 +94,8 @@ class ModelSpec:
 
     def __repr__(self) -> str:
         return (
-            f"ModelSpec({self.name}, {self.num_layers} layers, hidden_size {self.hidden_size}, "
+            f"ModelSpec({self.name}, {format_count(self.num_layers, 'layers')}, "
+            f"hidden_size {self.hidden_size}, "
             f"vocab_size {self.vocab_size:,}, max_seq_len {self.max_seq_len:,})"
         )
 

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, replace
 
 from hermes.errors import SpecError
+from hermes.formatting import format_count
 from hermes.spec.checks import check_factors, check_positive, check_size, check_types
 
 
@@ -105,8 +106,8 @@ class LongRopeScaling:
         check_factors(self, "long_factor")
         if len(self.short_factor) != len(self.long_factor):
             raise SpecError(
-                f"long_factor has {len(self.long_factor)} numbers and short_factor "
-                f"{len(self.short_factor)}; both have one for each pair",
+                f"long_factor has {format_count(len(self.long_factor), 'numbers')} and "
+                f"short_factor {len(self.short_factor)}; both have one for each pair",
                 ("long_factor",),
             )
         check_size(self, "original_max_seq_len")
@@ -167,8 +168,8 @@ class Rope:
         match self.scaling:
             case LongRopeScaling(short) if 2 * len(short) != size:
                 raise SpecError(
-                    f"short_factor and long_factor have {len(short)} numbers; {size} rotated "
-                    f"elements of a head make {size // 2} pairs",
+                    f"short_factor and long_factor have {format_count(len(short), 'numbers')}; "
+                    f"{size} rotated elements of a head make {format_count(size // 2, 'pairs')}",
                     ("scaling", "short_factor"),
                 )
             case DynamicScaling() if size == 2:

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from hermes.errors import CheckpointError, NonFinite
+from hermes.formatting import format_count
 from hermes.interface import Array, Tensors
 from hermes.storage.reading import open_file, read_into
 from hermes.storage.strict_json import Json, parse_json
@@ -172,7 +173,7 @@ class TensorFile(Mapping[str, Array]):
             if end - start != info.nbytes:
                 raise CheckpointError(
                     f"{self.path}: tensor {name!r} of {info.dtype} and shape {info.shape} takes "
-                    f"{info.nbytes} bytes, its data_offsets span {end - start}"
+                    f"{format_count(info.nbytes, 'bytes')}, its data_offsets span {end - start}"
                 )
             self.infos[name], self._offsets[name] = info, start
             ranges.append((start, end, name))
@@ -185,7 +186,8 @@ class TensorFile(Mapping[str, Array]):
         if expected != data:
             what = "is truncated" if data < expected else "has bytes that belong to no tensor"
             raise CheckpointError(
-                f"{self.path} {what}: its tensors take {expected} bytes, it holds {data}"
+                f"{self.path} {what}: its tensors take {format_count(expected, 'bytes')}, it "
+                f"holds {data:,}"
             )
 
     def __getitem__(self, name: str) -> Array:
@@ -210,7 +212,8 @@ def _read_header(
 ) -> tuple[int, dict[str, Json]]:
     """Read the offset at which the data begins, and the entries of the header."""
     if size < 8:
-        raise CheckpointError(f"{path} is not a tensor file: it has {size} bytes, fewer than 8")
+        found = format_count(size, "bytes")
+        raise CheckpointError(f"{path} is not a tensor file: it has {found}, fewer than 8")
     first = bytearray(8)
     read_into(descriptor, memoryview(first), 0, path)
     length = int.from_bytes(first, "little")

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hermes.formatting import format_count
 from hermes.tokenizer.training import Settings, describe_settings
 
 __all__ = ["MANIFEST", "find_misfit", "name_manifest"]
@@ -51,5 +52,5 @@ def find_misfit(
         if number >= len(there) or there[number] != here[number]:
             return f"was trained on other text than that of {one['path']}"
     if len(there) != len(here):
-        return f"was trained on {len(there)} files, and not on {len(here)}"
+        return f"was trained on {format_count(len(there), 'files')}, and not on {len(here)}"
     return ""

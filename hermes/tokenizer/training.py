@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hermes.errors import DataError, StorageError
+from hermes.formatting import format_count
 from hermes.tokenizer.bytelevel import (
     BYTE_CHARACTERS,
     DEFAULT_PRESET,
@@ -83,8 +84,8 @@ class Settings:
         if self.vocab_size < least:
             needed = "256 bytes and " if has_bytes else ""
             raise DataError(
-                f"vocab_size is {self.vocab_size}; {needed}{len(names)} special tokens need "
-                f"at least {least}"
+                f"vocab_size is {self.vocab_size}; {needed}"
+                f"{format_count(len(names), 'special tokens')} need at least {least}"
             )
         if self.min_frequency < 1:
             raise DataError(f"min_frequency must be at least 1, got {self.min_frequency}")
@@ -122,7 +123,7 @@ class TrainingReport:
                 f"within the limit of {self.settings.sample_bytes:,} that keeps memory bounded"
             )
         if self.made < self.settings.vocab_size:
-            rare = f": no other pair occurs {self.settings.min_frequency} times"
+            rare = f": no other pair occurs {format_count(self.settings.min_frequency, 'times')}"
             sentences.append(
                 f"the text yields {self.made} tokens, fewer than the {self.settings.vocab_size} "
                 f"asked for{rare if self.settings.is_byte_level else ''}"

@@ -58,8 +58,8 @@ def redistribute_batch(recipe: Recipe, before: int, now: int) -> Recipe:
     if samples % now == 0:
         advice = f"give --batch-size and --grad-accum whose product is {samples // now}"
     raise HermesError(
-        f"a step takes {samples} samples ({found}), which {now} processes cannot share in parts "
-        f"of {batch}; {advice}"
+        f"a step takes {format_count(samples, 'samples')} ({found}), which {now} processes cannot "
+        f"share in parts of {batch}; {advice}"
     )
 
 

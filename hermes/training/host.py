@@ -13,6 +13,7 @@ from hermes.distributed.join import choose_backend_name, find_rank_info, join_wa
 from hermes.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from hermes.errors import HermesError
 from hermes.interface import Backend, Options, choose_backend
+from hermes.model_info.devices import choose_device
 from hermes.stage_display import show_progress
 from hermes.tokenizer import Tokenizer
 from hermes.training.finish_command import FinishCommand
@@ -102,8 +103,10 @@ def join_host(call: Call) -> Iterator[RunHost]:
 def make_options(values: Mapping[str, Any], backend: Backend) -> Options:
     """How a run computes, from the values of a call's arguments or of a command's options.
 
-    Its precision is that of `choose_run_precision`. Raises HermesError.
+    Its precision is that of `choose_run_precision`. Raises HermesError, and Unsupported for a
+    device that the machine lacks.
     """
+    choose_device(backend, values["device"])  # before anything is read for it
     return Options(
         device=values["device"],
         precision=choose_run_precision(values, backend),

@@ -13,6 +13,7 @@ from hermes.checkpoint.layout import CONFIG, GENERATION_CONFIG, TOKENIZER_CONFIG
 from hermes.data import Cursor
 from hermes.data.dataset import TokenSource
 from hermes.errors import HermesError
+from hermes.formatting import format_count
 from hermes.recipe import Recipe, flatten_recipe, replace_fields
 from hermes.spec import ModelSpec
 from hermes.tokenizer import Tokenizer
@@ -172,9 +173,10 @@ def require_same_run(
             )
     if not progress.data or progress.data == tokens.fingerprint:
         return []
+    many, one = "samples of that epoch were", "sample of that epoch was"
     meaning = (
         f"from step {progress.step + 1:,} on the run takes this data from its beginning, as epoch "
-        f"{progress.epoch + 1:,}; {progress.sample:,} samples of that epoch were taken of the other"
+        f"{progress.epoch + 1:,}; {format_count(progress.sample, many, one)} taken of the other"
         + (f"; {change}" if change else "")
     )
     if allow_data_change:

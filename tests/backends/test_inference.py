@@ -45,7 +45,7 @@ def test_ids_and_lengths_out_of_range_are_refused_before_the_device_sees_them(ba
         built.logits(long)
     decoder = built.decoder(1, 4)
     decoder.advance(long[:, :3])
-    with pytest.raises(HermesError, match=r"^a decoder of 1 rows and 4 tokens cannot hold 1 rows"):
+    with pytest.raises(HermesError, match=r"^a decoder of 1 row and 4 tokens cannot hold 1 row "):
         decoder.advance(long[:, :2])
 
 

@@ -206,7 +206,7 @@ def test_a_text_with_all_private_characters_leaves_none_for_the_names_of_tokens(
 
 
 def test_what_ended_a_template_is_said(small_renderer, tokenizer):
-    for kind, why in (("counting", "it takes more than 1 seconds"),
+    for kind, why in (("counting", "it takes more than 1 second"),
                       ("bytes, padded", "it needs more than 0.5 GiB of memory")):  # fmt: skip
         with pytest.raises(DataError, match=why):
             encoder_of(tokenizer, HOSTILE[kind]).encode(conversation((U, A)))

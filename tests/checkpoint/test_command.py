@@ -117,7 +117,7 @@ def test_verify_ends_with_1_where_one_is_damaged(run, capsys):
     assert command(["checkpoint", "verify", str(run)]) == 1
     captured = capsys.readouterr()
     assert captured.out.count(": whole, ") == 2
-    assert captured.err == f"Error: 1 of 3 checkpoints of {run} are damaged or cannot be read\n"
+    assert captured.err == f"Error: 1 of 3 checkpoints of {run} is damaged or cannot be read\n"
     assert command(["checkpoint", "verify", str(run / "step-00000002")]) == 1
     assert "was altered: its SHA-256 is" in capsys.readouterr().err
 

@@ -10,6 +10,7 @@ import pytest
 
 import hermes
 from hermes.errors import DataError
+from hermes.tokenizer import Tokenizer
 from tests.cli.support import TRAIN, piped, process, refuses
 
 PREPARE = ("prepare", "--data", "text.txt", "--tokenizer", "tokenizer.json", "--output", "tokens")
@@ -35,6 +36,37 @@ def test_text_is_prepared_verified_shown_and_trained_on(call, here):
         for run in ("run", "plain")
     ]
     assert losses[0] == losses[1]
+
+
+def test_texts_end_and_begin_with_the_tokens_that_were_chosen(call, here):
+    """The folder says itself which these are, and where others are asked for they are named."""
+    assert call(*PREPARE, "--eos", "<|im_end|>", "--bos")[0] == 0
+    text = Path("text.txt").read_text()
+    assert call("data", "show", "tokens")[1] == f"<|bos|>{text}<|im_end|>\n"
+    train = ("train", "--data", "tokens", *TRAIN[5:], "--max-steps", 1)
+    code, _, err = call(*train)  # with the folder's own tokenizer
+    assert code == 0, err
+    end = "texts end with '<|im_end|>' in tokens and with '<|eos|>' here; give --eos '<|im_end|>', "
+    other = (*train[:-2], "--tokenizer", "tokenizer.json", "--output", "other")
+    refuses(call, 1, f"{end}or prepare them again", *other)
+    begin = "texts begin with '<|bos|>' in tokens and with nothing here; give --bos, "
+    refuses(call, 1, f"{begin}or prepare them again", *other, "--eos", "<|im_end|>")
+    anew = "give another --output, or delete it (rm -r tokens) and prepare the text anew"
+    ids = [Tokenizer.load("tokenizer.json").find_id(one) for one in ("<|im_end|>", "<|eos|>")]
+    made = f"tokens was made with token {ids[0]} at the end of a text, and not {ids[1]} (--eos); "
+    refuses(call, 1, made + anew, *PREPARE)
+    begun = "tokens was made with token 0 at the beginning of a text, and not nothing (--bos); "
+    refuses(call, 1, begun + anew, *PREPARE, "--eos", "<|im_end|>")
+    with Path("text.txt").open("a") as file:
+        file.write("more")
+    size = len(text.encode())
+    grown = f"tokens was made with text.txt of {size:,} bytes, which has {size + 4:,} now; "
+    refuses(call, 1, grown + anew, *PREPARE, "--eos", "<|im_end|>", "--bos")
+    merge = "--merge takes the parts that are in --output, as they were made; leave --eos out"
+    refuses(call, 1, merge, "prepare", "--merge", "--output", "tokens", "--eos", "<|im_end|>")
+    with pytest.raises(DataError, match=r"^texts begin with '<|bos|>' .*; give bos=True, or"):
+        hermes.train("nano", data=["tokens"], tokenizer="tokenizer.json", output="third",
+                     eos="<|im_end|>")  # fmt: skip
 
 
 def test_parts_are_merged(call, here):
@@ -63,7 +95,7 @@ def test_mistakes_are_one_line(call, here):
     refuses(
         call,
         1,
-        "--merge takes the parts that are in --output; leave --data out",
+        "--merge takes the parts that are in --output, as they were made; leave --data out",
         *(*PREPARE, "--merge"),
     )
     refuses(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from hermes.interface import find_backend
 from tests.cli.support import TRAIN, refuses
 
 
@@ -70,6 +71,12 @@ def test_a_mistake_in_an_option_is_one_line(here, call, changes, code, message):
         ("a.jsonl", b'{"text": "one"}\n{"body": "two"}\n',
          "a.jsonl:2: no text field 'text', only 'body'; name the one that holds text; "
          "--skip-bad-records leaves such records out"),
+        ("chats.jsonl", b'{"messages": []}\n',
+         "chats.jsonl:1: no text field 'text', only 'messages'; conversations are for hermes sft; "
+         "else name the one that holds text; --skip-bad-records leaves such records out"),
+        ("pairs.jsonl", b'{"chosen": "a", "rejected": "b"}\n',
+         "pairs.jsonl:1: no text field 'text', only 'chosen', 'rejected'; pairs are for hermes "
+         "dpo; else name the one that holds text; --skip-bad-records leaves such records out"),
         ("short.txt", b"the cat",
          "the text has {n} tokens; 1 sequence of 16 needs 17: give more text or a shorter "
          "--seq-len"),
@@ -123,6 +130,21 @@ def test_a_missing_backend_says_what_to_install(here, call, monkeypatch):
     assert code == 1
     assert err.startswith("Error: backend 'mlx' is not installed (")
     assert err.endswith("); pip install 'hermes-llm[mlx]'\n")
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "tpu"])
+@pytest.mark.parametrize("backend", ["torch", "mlx"])
+def test_a_device_that_the_machine_lacks_is_refused_before_data_is_read(
+    trained, call, backend, device
+):
+    """As a name on its own, and as one of a library that was built without such devices."""
+    devices = ", ".join(find_backend(backend).devices())
+    message = f"{backend} has no device {device!r} here; it has {devices}"
+    where = ("--backend", backend, "--device", device)
+    train = [{"text.txt": "none.txt", "run": "new"}.get(one, one) for one in TRAIN]
+    refuses(call, 1, message, *train, *where)
+    refuses(call, 1, message, "eval", "--checkpoint", "run", "--data", "none.txt", *where)
+    refuses(call, 1, message, "chat", "--checkpoint", "run", *where)
 
 
 def test_without_a_tokenizer_the_option_is_named(here, call):

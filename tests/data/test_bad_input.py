@@ -62,7 +62,7 @@ BAD = {
         b'{"text": "a"}\n{"body": "b", "id": 1}\n',
         "{}:2: no text field 'text', only 'body', 'id'",
     ),
-    "a row too short": ("a.csv", b"id,text\n1,a\n2\n", "{}:3: 1 fields where the header has 2"),
+    "a row too short": ("a.csv", b"id,text\n1,a\n2\n", "{}:3: 1 field where the header has 2"),
     "a truncated gzip": ("a.txt.gz", gzip.compress(TEXT.encode())[:-9], "{}: "),
     "no text": ("a.txt", b"", "{}: empty, there is no text in it"),
     "no documents": ("a.jsonl", b"\n\n", "{}: empty, there is no text in it"),

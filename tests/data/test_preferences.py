@@ -179,7 +179,7 @@ def test_a_completion_that_does_not_fit_is_refused_or_dropped_with_a_count():
     )
     fitted = fit_pairs([long, short], 9, drop=True)
     assert (len(fitted.pairs), fitted.dropped, fitted.cut) == (1, 1, 0)
-    with pytest.raises(DataError, match="no pair is left: all 1 have completions that do not fit"):
+    with pytest.raises(DataError, match="no pair is left: 1 pair has completions that do not fit"):
         fit_pairs([long], 9, drop=True)
 
 

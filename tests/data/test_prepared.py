@@ -92,7 +92,7 @@ def test_a_document_is_found_with_its_source_and_line(data, prepared, tokenizer)
 
 def test_a_tokenizer_without_an_end_of_text_and_no_files_are_refused(tmp_path, data, tokenizer):
     endless = train_tokenizer([TEXT], vocab_size=300, special_tokens=["<unk>"])
-    with pytest.raises(DataError, match=r"^the tokenizer has no token that ends a text"):
+    with pytest.raises(DataError, match=r"^the tokenizer has no .* of its tokens with --eos"):
         prepare_tokens(data, endless, tmp_path / "out")
     (tmp_path / "none").mkdir()
     with pytest.raises(DataError, match=r"the folder has no .* file in it"):

@@ -146,16 +146,17 @@ def test_a_folder_of_something_else_is_refused(data, prepared, tokenizer, tmp_pa
     other = PreparationOptions(shard_size=3000)
     with pytest.raises(
         DataError,
-        match=r"was begun with shard_size 2000, and not 3000; choose another --output, or delete",
+        match=r"was made with shard_size 2000, and not 3000; give another --output, or delete it "
+        rf"\(rm -r {prepared}\) and prepare the text anew$",
     ):
         prepare_tokens(data, tokenizer, prepared, options=other)
     made = train_tokenizer([TEXT], vocab_size=280)
-    with pytest.raises(DataError, match=r"was begun with another tokenizer; choose"):
+    with pytest.raises(DataError, match=r"was made with another tokenizer; give"):
         prepare_tokens(data, made, prepared, options=SMALL)
     (data / "b.txt").write_text(TEXT * 901)
     # Bad records may be left out from here on, so it is not that which is refused.
     for options in (SMALL, PreparationOptions(shard_size=2000, max_bad_records=0.1)):
-        with pytest.raises(DataError, match=r"was begun with .*b.txt of .* bytes, and not .*b.txt"):
+        with pytest.raises(DataError, match=r"was made with .*b.txt of .* bytes, which has .* now"):
             prepare_tokens(data, tokenizer, prepared, options=options)
 
 
@@ -177,7 +178,7 @@ def test_a_preparation_stopped_by_a_bad_record_goes_on_without_it(tokenizer, tmp
         kept.items()
         <= {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.bin")}.items()
     )
-    with pytest.raises(DataError, match=r"was begun with max_bad_records 0\.1, and not None"):
+    with pytest.raises(DataError, match=r"was made with max_bad_records 0\.1, and not None"):
         prepare_tokens(data, tokenizer, tmp_path / "out", options=SMALL)
 
 

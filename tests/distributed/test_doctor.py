@@ -58,7 +58,7 @@ def test_other_data_is_named(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("abc")
     mine = doctor_distributed._hash_files([str(path)])
-    assert mine.endswith(" (1 files, 3 bytes)")
+    assert mine.endswith(" (1 file, 3 bytes)")
     whole = doctor_distributed._check_data(InTurn(["", "", ""], ["", mine, ""]), [str(path)])
     assert whole == (f"data {mine} on 2 machines", [])
     assert doctor_distributed._check_data(InTurn(["", ""], ["", "x"]), [str(path)])[1] == [

@@ -83,7 +83,7 @@ def test_a_later_key_means_this_and_is_written_so(text, key, value, written):
         ("qk_norm { norm: none }", "norm is 'none'; it must be one of rmsnorm, layernorm"),
         ("qk_norm { over: each_head  weight: false }", "leaves nothing of it; write over: head"),
         (LONGROPE % ("[1, 2]", "[1, 2]"), "have 2 numbers; 16 rotated elements of a head make 8"),
-        (LONGROPE % (ONES, "[1]"), "long_factor has 1 numbers and short_factor 8"),
+        (LONGROPE % (ONES, "[1]"), "long_factor has 1 number and short_factor 8"),
         (LONGROPE % (ONES, ONES.replace("1]", "0]")), "must have finite numbers above 0, got 0.0"),
         (LONGROPE % ("2", ONES), "short_factor takes a list of numbers, got 2"),
         (LONGROPE % ("[a]", ONES), "short_factor takes a number, got 'a'"),

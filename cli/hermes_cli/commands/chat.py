@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hermes.errors import HermesError, suggest_nearest
+from hermes.formatting import format_count
 from hermes_cli.display.model_menu import choose_model
 from hermes_cli.display.text_stream import stream_text
 from hermes_cli.launch.signals import FIRST_STEP_GRACE, Signals
@@ -162,11 +163,12 @@ def _answer(
             began = began or time.perf_counter()
             show(piece)
     if talk.num_dropped > before:
-        click.echo(f"({talk.num_dropped} messages no longer fit and are not read)", err=True)
+        many, one = "messages no longer fit and are", "message no longer fits and is"
+        click.echo(f"({format_count(talk.num_dropped, many, one)} not read)", err=True)
     seconds = time.perf_counter() - began
     # The last piece is what was held back, and the first had the prompt to wait for.
     if timed and count > 3 and seconds > 0:
-        rate = f"({count - 1} tokens, {(count - 2) / seconds:.1f} a second)"
+        rate = f"({format_count(count - 1, 'tokens')}, {(count - 2) / seconds:.1f} a second)"
         click.echo(click.style(rate, dim=True), err=True)
 
 
@@ -192,10 +194,13 @@ def run_command(talk: "ChatSession", line: str) -> str:
             raise HermesError(f"{name} needs the name of a file")
         case "/save" | "/save!":
             talk.save(Path(rest), over=name == "/save!")
-            return f"{len(talk.messages)} messages are saved in {rest}"
+            return (
+                f"{format_count(len(talk.messages), 'messages are', 'message is')} saved in {rest}"
+            )
         case "/load":
             talk.load(Path(rest))
-            return f"{len(talk.messages)} messages are read from {rest}"
+            many, one = "messages are", "message is"
+            return f"{format_count(len(talk.messages), many, one)} read from {rest}"
         case "/set" if not rest:
             values = {key: getattr(talk.sampling, key) for key in SAMPLING}
             values |= {key: getattr(talk, key) for key in OWN}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hermes.formatting import format_with_unit
+from hermes.formatting import format_count, format_with_unit
 from hermes_cli.display.help_sections import SectionedGroup
 from hermes_cli.options.declarations import declare_command
 from hermes_cli.options.model_paths import fetch_model
@@ -93,7 +93,8 @@ def _require_all(run: Path, bad: int, found: Sequence[object]) -> None:
 
     if bad:
         raise CheckpointError(
-            f"{bad} of {len(found)} checkpoints of {run} are damaged or cannot be read"
+            f"{bad} of {format_count(len(found), 'checkpoints')} of {run} "
+            f"{'is' if bad == 1 else 'are'} damaged or cannot be read"
         )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from hermes.errors import HermesError
+from hermes.formatting import format_count
 from hermes.storage.durable import write_atomically
 from hermes_cli.commands.random_mutants import show_random_mutants
 from hermes_cli.display.help_sections import SectionedGroup
@@ -105,7 +106,8 @@ def run(
         level_outcomes = []
         for outcome in judge_level(level, backends, selection):
             level_outcomes.append(outcome)
-            _show_progress(f"{level.name} {len(level_outcomes)} checks, now {outcome.law.name}")
+            checks = format_count(len(level_outcomes), "checks")
+            _show_progress(f"{level.name} {checks}, now {outcome.law.name}")
         _show_progress("")
         judged += level_outcomes
         if level_outcomes:
@@ -160,7 +162,8 @@ def list_laws(levels: tuple[str, ...], names: bool, long: bool) -> None:
             count = sum(law.applies_to(case) for case in cases)
             bound = law.bound
             click.echo(
-                f"  {law.name}: {law.statement} ({count} cases, {law.precision or 'any type'})"
+                f"  {law.name}: {law.statement} "
+                f"({format_count(count, 'cases')}, {law.precision or 'any type'})"
             )
             click.echo(
                 f"      within {format_number(bound.limit)} {bound.unit}; measured {bound.measured}"
@@ -289,6 +292,7 @@ def bisect(backend: str, against: str, name: str, dtype: str, device: str | None
         click.echo(f"{backend} and {against} agree on {name} to the last tensor, {bounds}")
         return
     click.echo(str(difference))
-    agree = f"the {difference.compared - 1} of {difference.total} tensors before it agree"
-    click.echo(agree, err=True)
+    many, one = "tensors before it agree", "tensor before it agrees"
+    agree = format_count(difference.compared - 1, many, one)
+    click.echo(f"{agree}, of {difference.total:,}", err=True)
     raise click.exceptions.Exit(1)

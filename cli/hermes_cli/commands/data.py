@@ -140,7 +140,8 @@ def show(
         if named := [name for name, value in given.items() if value is not None]:
             raise HermesError(f"--{named[0].replace('_', '-')} belongs to --step; give both")
         found = hermes.show_document(folder, document or 0, tokenizer=tokenizer)
-        click.echo(f"document {found.number:,}: {found.where}, {found.tokens:,} tokens", err=True)
+        many = format_count(found.tokens, "tokens")
+        click.echo(f"document {found.number:,}: {found.where}, {many}", err=True)
         click.echo(found.text)
         return
     if document is not None:

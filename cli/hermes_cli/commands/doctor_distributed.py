@@ -16,6 +16,7 @@ import click
 
 from hermes.distributed.environment import read_rank_info
 from hermes.errors import HermesError
+from hermes.formatting import format_count
 from hermes_cli.launch.crash_log import CrashLog
 from hermes_cli.launch.join import find_launched_backend, join
 from hermes_cli.launch.launcher import start_workers
@@ -84,7 +85,8 @@ def _check_all(
 
 def _check_hosts(process_group: "ProcessGroup") -> Finding:
     hosts = process_group.all_gather_text(socket.gethostname())
-    return f"{process_group.rank_info.world_size} processes, on {', '.join(hosts)}", []
+    size = process_group.rank_info.world_size
+    return f"{format_count(size, 'processes', 'process')}, on {', '.join(hosts)}", []
 
 
 def _list_differences(told: list[str]) -> list[str]:
@@ -128,7 +130,7 @@ def _check_data(process_group: "ProcessGroup", data: Sequence[str]) -> Finding:
         for rank, text in machines
         if text != theirs
     ]
-    return f"data {theirs} on {len(machines)} machines", blind + wrong
+    return f"data {theirs} on {format_count(len(machines), 'machines')}", blind + wrong
 
 
 def _hash_files(data: Sequence[str]) -> str:
@@ -140,7 +142,7 @@ def _hash_files(data: Sequence[str]) -> str:
         with open(path, "rb") as file:
             whole.update(hashlib.file_digest(file, "sha256").digest())
         count, size = count + 1, size + os.path.getsize(path)
-    return f"{whole.hexdigest()[:12]} ({count} files, {size:,} bytes)"
+    return f"{whole.hexdigest()[:12]} ({format_count(count, 'files')}, {size:,} bytes)"
 
 
 def _check_gpus(process_group: "ProcessGroup") -> Finding:
@@ -195,4 +197,4 @@ def _report(process_group: "ProcessGroup", found: Sequence[Finding], *, as_json:
         for words, problems in found:
             click.echo("\n".join(f"wrong: {one}" for one in problems) or f"good: {words}")
     if failed:
-        raise HermesError(f"{failed} of {len(found)} checks failed").mark_shared()
+        raise HermesError(f"{failed} of {format_count(len(found), 'checks')} failed").mark_shared()

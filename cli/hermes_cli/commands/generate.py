@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hermes.formatting import format_count
 from hermes_cli.display.count_bar import show_count
 from hermes_cli.display.text_stream import stream_text
 from hermes_cli.options.declarations import declare_command
@@ -127,4 +128,5 @@ def _generate_from_file(model: "Model", options: dict[str, Any], check: Any) -> 
         for text in texts:
             click.echo(json.dumps(text.to_json(), ensure_ascii=False))
     else:
-        click.echo(f"{len(texts):,} texts are in {options['output']}", err=True)
+        many = format_count(len(texts), "texts are", "text is")
+        click.echo(f"{many} in {options['output']}", err=True)

@@ -7,6 +7,7 @@ import click
 
 from hermes import mal as language
 from hermes.errors import HermesError, MalError
+from hermes.formatting import format_count
 from hermes.interop.architecture import read_architecture
 from hermes.spec import ModelSpec
 from hermes.storage.durable import write_atomically
@@ -100,7 +101,7 @@ def format_(files: tuple[str, ...], write: bool, only_check: bool, drop_comments
             write_atomically(Path(file.path), text.encode("utf-8"))
         else:
             if comments:
-                what = "1 comment is" if comments == 1 else f"{comments} comments are"
+                what = format_count(comments, "comments are", "comment is")
                 click.echo(f"Warning: {label}: {what} not kept", err=True)
             click.echo(text, nl=False)
     if differing:

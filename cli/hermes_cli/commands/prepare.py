@@ -22,6 +22,8 @@ def prepare(
     skip_bad_records: bool,
     max_bad_records: float,
     tokenizer: str | None,
+    eos: str | None,
+    bos: bool | None,
     output: Path,
     shard_size: int,
     workers: int | None,
@@ -44,13 +46,13 @@ def prepare(
     import hermes
 
     names = (*data, *more) or (() if merge else ("-",))
-    if merge and names:
-        raise HermesError("--merge takes the parts that are in --output; leave --data out")
     if "-" in names and sys.stdin.isatty():
         raise HermesError("no data: give --data F, or text on standard input")
     done = hermes.prepare(
         names,
         tokenizer,
+        eos=eos,
+        bos=bos,
         output=output,
         text_field=text_field,
         format=format,

@@ -82,6 +82,7 @@ def _summarize_adapters(spec: "ModelSpec", lora: "Lora") -> str:
     kind = f"{'rank-stabilized ' * lora.rslora}{'DoRA ' * lora.dora}adapters"
     rows = f" and {format_count(len(lora.token_ids), 'tokens')}" if lora.token_ids else ""
     return (
-        f"{kind} of rank {lora.rank}, alpha {lora.alpha:g}, on {len(paths)} matrices "
-        f"({targets}){rows}: {count:,} parameters are trained, no others"
+        f"{kind} of rank {lora.rank}, alpha {lora.alpha:g}, on "
+        f"{format_count(len(paths), 'matrices', 'matrix')} ({targets}){rows}: {count:,} "
+        "parameters are trained, no others"
     )

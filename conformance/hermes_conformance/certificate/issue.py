@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Iterable
 from typing import Any
 
+from hermes.formatting import format_count
 from hermes_conformance.certificate.conditions import describe_conditions, read_versions
 from hermes_conformance.golden.vectors import hash_golden_folder
 from hermes_conformance.measure.subject import Backends
@@ -148,15 +149,11 @@ def describe_scope(certificate: dict[str, Any]) -> str:
     """How much of the suite was run: `partial: 1 law, 2 checks, by --law L1/logits`."""
     laws = [law for level in certificate["levels"] for law in level["laws"]]
     checks = sum(law["cases"] for law in laws)
-    counts = f"{_format_count(len(laws), 'law')}, {_format_count(checks, 'check')}"
+    counts = f"{format_count(len(laws), 'laws')}, {format_count(checks, 'checks')}"
     if certificate["whole"]:
         return f"whole: {counts}"
     options = certificate.get("chosen")
     return f"partial: {counts}" + (f", by {shlex.join(options)}" if options else "")
-
-
-def _format_count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def seal(certificate: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from importlib.metadata import version
 from typing import Any
 
+from hermes.formatting import format_count
 from hermes.interface import find_backend
 from hermes_conformance.certificate.issue import FORMAT, digest
 from hermes_conformance.golden.vectors import hash_golden_folder
@@ -104,7 +105,9 @@ def _find_contradictions(certificate: dict[str, Any]) -> list[str]:
             counts = {status: law[status] for status in STATUSES}
             totals = {status: totals[status] + counts[status] for status in STATUSES}
             if min(counts.values()) < 0 or not 0 < law["cases"] == sum(counts.values()):
-                wrong.append(f"{name} has {law['cases']} cases, and counts {counts}")
+                wrong.append(
+                    f"{name} has {format_count(law['cases'], 'cases')}, and counts {counts}"
+                )
             if _is_beyond_bound(law) and not law[FAILED] and not law[EXPECTED]:
                 wrong.append(f"{name} is beyond its bound, and failed nowhere")
         laws = level["laws"]

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from hermes.errors import HermesError, MissingBackend
+from hermes.formatting import format_count
 from hermes_conformance.mutants.mutations import Mutant, list_mutants
 
 # Files of our backends whose work one process cannot show, or shows in time only.
@@ -73,7 +74,8 @@ def draw_mutants(package: BackendPackage, number: int, seed: int) -> list[Mutant
     every = [m for file, text in package.files.items() for m in list_mutants(file, text)]
     if number > len(every):
         raise HermesError(
-            f"{package.name} has {len(every):,} one-token changes; --random {number} is more"
+            f"{package.name} has {format_count(len(every), 'one-token changes')}; --random "
+            f"{number} is more"
         )
 
     def rank(mutant: Mutant) -> bytes:

@@ -14,6 +14,7 @@ from hermes.data.checking.checked_item import CheckedExample, CheckedItem
 from hermes.data.checking.findings import CheckOptions
 from hermes.data.document_reader import Document, choose_format, read_file
 from hermes.data.encoding_pool import choose_batch_size
+from hermes.data.text_field import OTHER_KINDS
 from hermes.data.token_stream import join_pieces
 from hermes.formatting import format_count
 
@@ -24,7 +25,6 @@ __all__ = ["TextReader"]
 
 BATCH = 1024  # pieces encoded at a time, or as many characters as `choose_batch_size` says
 # Fields of records that are no plain text, and the kind that they are.
-OTHER_KINDS = {"messages": "conversations", "conversations": "conversations", "chosen": "pairs"}
 
 
 class TextReader:
@@ -51,7 +51,8 @@ class TextReader:
         empty = format_count(self._empty, "records")
         told = [f"{empty} without text, of which no document is made"] if self._empty else []
         return told + [
-            f"{count:,} records have {name!r} and no {self._format.text_field!r}; "
+            f"{format_count(count, 'records have', 'record has')} {name!r} and no "
+            f"{self._format.text_field!r}; "
             f"--kind {OTHER_KINDS[name]} reads them"
             for name, count in self._other.items()
         ]

@@ -160,8 +160,8 @@ class GroupReader:
         if before is not None and before != self._digest.hexdigest():
             name = name_shard(self._group, self._shard)
             raise DataError(
-                f"shard {name} was prepared from another text than the data has now; choose "
-                "another --output, or delete it"
+                f"shard {name} was prepared from another text than the data has now; give another "
+                "--output, or delete the folder and prepare the text anew"
             )
         self.text_hashes[self._shard] = self._digest.hexdigest()
         self._shard, self._size, self._digest = self._shard + 1, 0, hashlib.sha256()

@@ -7,6 +7,7 @@ and processes the work is done, since no token has to be known to find where it 
 
 import json
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from hermes.data.files import Paths, expand_paths, name_source
 from hermes.data.prepared.manifest import MANIFEST, read_manifest
 from hermes.data.source_file import SourceFile, find_source
 from hermes.errors import DataError
+from hermes.formatting import format_count
 from hermes.storage.reading import hash_file
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ __all__ = [
     "Part",
     "Plan",
     "PreparationOptions",
+    "advise_anew",
     "compare_sources",
     "describe_difference",
     "group_sources",
@@ -121,7 +124,7 @@ def make_plan(paths: Paths, tokenizer: "Tokenizer", options: PreparationOptions)
     if tokenizer.eos_id is None:
         raise DataError(
             "the tokenizer has no token that ends a text, such as '<|eos|>' or '</s>', so "
-            "documents cannot be told apart; use one that has"
+            "documents cannot be told apart; name one of its tokens with --eos, or use one that has"
         )
     sources = tuple(
         find_source(path, choose_format(path, options.text_format)) for path in expand_paths(paths)
@@ -158,23 +161,42 @@ def is_more_lenient(before: bytes, now: bytes) -> bool:
     return here["options"].pop("max_bad_records") is not None and was is None and there == here
 
 
-def describe_difference(before: bytes, now: bytes, folder: Path) -> str:
-    """The sentence about a folder that was begun with another plan."""
-    there, here = json.loads(before), json.loads(now)
-    found = "other data"
-    if there["tokenizer"] != here["tokenizer"]:
-        return f"{folder} was begun with another tokenizer; choose another --output, or delete it"
+def describe_difference(before: bytes, now: bytes, folder: Path, *, is_whole: bool = False) -> str:
+    """The sentence about a folder that was begun with another plan, and is_whole now or not."""
+    found = _name_difference(json.loads(before), json.loads(now))
+    return f"{folder} was {'made' if is_whole else 'begun'} with {found}; {advise_anew(folder)}"
+
+
+def advise_anew(folder: Path) -> str:
+    """What to do where the text cannot be prepared into a folder as it is."""
+    quoted = shlex.quote(str(folder))
+    return f"give another --output, or delete it (rm -r {quoted}) and prepare the text anew"
+
+
+def _name_difference(there: dict[str, Any], here: dict[str, Any]) -> str:
+    """What another plan had, and this one has not."""
+    was, now = there["tokenizer"], here["tokenizer"]
+    if was["fingerprint"] != now["fingerprint"]:
+        return "another tokenizer"
+    if was["eos_id"] != now["eos_id"]:
+        return f"token {was['eos_id']} at the end of a text, and not {now['eos_id']} (--eos)"
+    if was["beginning"] != now["beginning"]:
+        begins = [
+            f"token {one[0]}" if one else "nothing" for one in (was["beginning"], now["beginning"])
+        ]
+        return f"{begins[0]} at the beginning of a text, and not {begins[1]} (--bos)"
     for key, value in here["options"].items():
-        was = there["options"].get(key)
-        if was != value and (key != "max_bad_records" or was is not None):  # else it may change
-            found = f"{key} {was!r}, and not {value!r}"
-            return f"{folder} was begun with {found}; choose another --output, or delete it"
+        other = there["options"].get(key)
+        if other != value and (key != "max_bad_records" or other is not None):  # else it may change
+            return f"{key} {other!r}, and not {value!r}"
     for old, new in zip(there["sources"], here["sources"], strict=False):
+        if old["name"] != new["name"]:
+            return f"{old['name']} where {new['name']} is now"
         if old != new:
-            found = f"{old['name']} of {old['size']:,} bytes"
-            found += f", and not {new['name']} of {new['size']:,}"
-            break
-    return f"{folder} was begun with {found}; choose another --output, or delete it"
+            size = format_count(old["size"], "bytes")
+            return f"{old['name']} of {size}, which has {new['size']:,} now"
+    counts = len(there["sources"]), len(here["sources"])
+    return f"{format_count(counts[0], 'files')}, and not {counts[1]:,}"
 
 
 def compare_sources(folder: Path, plan: Plan) -> list[str]:
@@ -196,7 +218,7 @@ def compare_sources(folder: Path, plan: Plan) -> list[str]:
             notes.append(f"{source.name} was written to since, and only its size was compared")
         elif hash_file(source.path) != was["sha256"]:
             raise DataError(
-                f"{folder} was prepared from {source.name} as it was before it was changed; choose "
-                "another --output, or delete it"
+                f"{folder} was prepared from {source.name} as it was before it was changed; "
+                f"{advise_anew(folder)}"
             )
     return notes

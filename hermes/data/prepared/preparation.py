@@ -1,6 +1,6 @@
 """Prepares text for training: `hermes prepare`, and the cache of `hermes train`.
 
-    OUTPUT/manifest.json  provenance.json  tokenizer.json
+    OUTPUT/manifest.json  provenance.json  tokenizer.json  [tokenizer_config.json]
     OUTPUT/00000-00000.bin  00000-00000.idx         a shard: its tokens, and its documents
     OUTPUT/plan.json  group-00000.json  00000-00000.json  .tmp-*    while it is being prepared
 
@@ -63,7 +63,7 @@ __all__ = ["Prepared", "merge_parts", "prepare_tokens"]
 # What a plan raises that was not written here, wherever it is damaged.
 UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, HermesError)
 
-TOKENIZER = "tokenizer.json"
+TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
 
 
 def prepare_tokens(
@@ -159,7 +159,7 @@ def _open_folder(folder: Path, plan: Plan, tokenizer: "Tokenizer", disk: Disk) -
         ]
         before = (json.dumps(own, indent=1) + "\n").encode()
         if before != text:
-            raise DataError(describe_difference(before, text, folder))
+            raise DataError(describe_difference(before, text, folder, is_whole=True))
         open_prepared(folder)
         return True
     try:
@@ -186,9 +186,16 @@ def _open_folder(folder: Path, plan: Plan, tokenizer: "Tokenizer", disk: Disk) -
 
 def _begin_folder(folder: Path, plan: Plan, tokenizer: "Tokenizer", disk: Disk) -> None:
     """Write what the folder is to hold and by which tokenizer, once, before its first shard."""
+    from hermes.tokenizer import build_tokenizer_config
+    from hermes.tokenizer.roles import read_roles
+
     # The tokenizer's name is synced after it, and so is this one in the same folder.
     write_atomically(folder / PLAN, plan.to_json(), disk=disk, sync_name=False)
     tokenizer.save(folder / TOKENIZER)
+    # tokenizer.json says what begins a text, and not what ends it: a usual name, or a file beside.
+    if read_roles({}, tokenizer.find_id, tokenizer.find_name, None).eos != tokenizer.eos_id:
+        config = json.dumps(build_tokenizer_config(tokenizer), indent=2, ensure_ascii=False) + "\n"
+        write_atomically(folder / TOKENIZER_CONFIG, config.encode(), disk=disk, sync_name=False)
 
 
 def _prepare_group(

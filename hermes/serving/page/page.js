@@ -158,7 +158,7 @@ async function answer(anew = false) {
   draw();
   let count = 0, first = 0, rate = "", dropped = 0;
   const tell = () => {
-    const lost = dropped && `the oldest ${dropped} messages no longer fit the context`;
+    const lost = dropped && (dropped > 1 ? `the oldest ${dropped} messages no longer fit` : "the oldest message no longer fits") + " the context";
     find("rate").textContent = [lost, rate].filter(Boolean).join("; ");
   };
   const show = () => {

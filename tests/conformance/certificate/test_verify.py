@@ -91,7 +91,7 @@ def test_nan_and_infinity_are_an_alteration(capsys, tmp_path):
         (lambda certificate: {**certificate, "levels": []}, "no level was judged"),
         (
             lambda certificate: change_law(certificate, failed=5),
-            "L1/logits has 1 cases, and counts",
+            "L1/logits has 1 case, and counts",
         ),
         (
             lambda certificate: change_law(certificate, failed=1, passed=0),
