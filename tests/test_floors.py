@@ -53,7 +53,7 @@ FLOORS = {
         {"cache", "compiler", "global_state", "loss", "loss_scale", "optim", "rendezvous"}
         | {"fused_attention", "step_graphs", "token_choice", "work_counts"}
         | {"head_products", "host_allocator", "host_copies", "side_group"}
-        | {"logits_gradient", "pair_groups"},
+        | {"logits_gradient", "pair_groups", "recomputation"},
         {"joined_weights", "recomputation", "update_rules"},
         {"chunked_loss", "context", "process_group"},
         {"moment_format", "ops"},
@@ -70,7 +70,7 @@ FLOORS = {
     "hermes_mlx": [
         {"blas", "cache", "device_memory", "erf", "loss", "loss_scale", "optim"}
         | {"pass_memory", "process_group", "products", "rotation", "token_choice", "update_rules"}
-        | {"logits_gradient", "pair_groups"},
+        | {"logits_gradient", "pair_groups", "recomputation"},
         {"chunked_loss", "context", "elementary", "joined_weights"},
         {"moment_format", "ops"},
         {"model"},

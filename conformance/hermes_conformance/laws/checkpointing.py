@@ -1,6 +1,7 @@
 """L4 of activation checkpointing, of whole blocks and of a part of what they compute."""
 
 from collections.abc import Iterator
+from typing import Any
 
 from hermes_conformance.cases.case import Case
 from hermes_conformance.laws.gradients import has_gradient
@@ -22,7 +23,8 @@ KINDS = {
 def _make_run_check(option: str) -> Check:
     def check(case: Case, backends: Backends) -> Iterator[Measurement]:
         """A run with checkpointing has the same numbers up to rounding."""
-        got = train(backends.subject, case, SHORT_STEPS, **{option: True})
+        options: dict[str, Any] = {option: True}
+        got = train(backends.subject, case, SHORT_STEPS, **options)
         expected = train(backends.subject, case, SHORT_STEPS)
         yield from compare_trajectories(case, got, expected)
 

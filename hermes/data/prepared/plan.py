@@ -30,9 +30,9 @@ __all__ = [
     "Part",
     "Plan",
     "PreparationOptions",
-    "advise_anew",
     "compare_sources",
     "describe_difference",
+    "describe_restart",
     "group_sources",
     "is_more_lenient",
     "make_plan",
@@ -164,10 +164,10 @@ def is_more_lenient(before: bytes, now: bytes) -> bool:
 def describe_difference(before: bytes, now: bytes, folder: Path, *, is_whole: bool = False) -> str:
     """The sentence about a folder that was begun with another plan, and is_whole now or not."""
     found = _name_difference(json.loads(before), json.loads(now))
-    return f"{folder} was {'made' if is_whole else 'begun'} with {found}; {advise_anew(folder)}"
+    return f"{folder} was {'made' if is_whole else 'begun'} with {found}; {describe_restart(folder)}"
 
 
-def advise_anew(folder: Path) -> str:
+def describe_restart(folder: Path) -> str:
     """What to do where the text cannot be prepared into a folder as it is."""
     quoted = shlex.quote(str(folder))
     return f"give another --output, or delete it (rm -r {quoted}) and prepare the text anew"
@@ -219,6 +219,6 @@ def compare_sources(folder: Path, plan: Plan) -> list[str]:
         elif hash_file(source.path) != was["sha256"]:
             raise DataError(
                 f"{folder} was prepared from {source.name} as it was before it was changed; "
-                f"{advise_anew(folder)}"
+                f"{describe_restart(folder)}"
             )
     return notes
