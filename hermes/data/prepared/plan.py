@@ -164,7 +164,8 @@ def is_more_lenient(before: bytes, now: bytes) -> bool:
 def describe_difference(before: bytes, now: bytes, folder: Path, *, is_whole: bool = False) -> str:
     """The sentence about a folder that was begun with another plan, and is_whole now or not."""
     found = _name_difference(json.loads(before), json.loads(now))
-    return f"{folder} was {'made' if is_whole else 'begun'} with {found}; {describe_restart(folder)}"
+    done = "made" if is_whole else "begun"
+    return f"{folder} was {done} with {found}; {describe_restart(folder)}"
 
 
 def describe_restart(folder: Path) -> str:
