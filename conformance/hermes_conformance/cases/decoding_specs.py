@@ -54,7 +54,7 @@ def make_company_cases() -> tuple[Case, ...]:
 def make_tile_cases() -> tuple[Case, ...]:
     """As many rows as products have in a whole tile, of which each step reads a token each."""
     spec = make_spec(replace(ATTENTION, bias="all"), FfnSpec(40, bias=True))
-    return (Case("decoding.whole tile/hot", spec, draw_hot, A=1, B=ROW_TILE, T=6),)
+    return (Case("decoding.whole tile/hot", spec, draw_hot, A=1, B=ROW_TILE, T=12),)
 
 
 @cache

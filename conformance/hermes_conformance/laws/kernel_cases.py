@@ -12,7 +12,6 @@ from hermes_conformance.cases.weights import draw_fresh, draw_hot
 from hermes_conformance.laws import generation, ranges
 
 WIDE = 128
-LARGE_VOCABULARY = 450_001
 KERNELS = (
     "default",
     "attention.",
@@ -65,12 +64,13 @@ def make_cases(long: bool = False) -> tuple[Case, ...]:
     # next-token losses and of a pair. It is odd, so that rows of logits end within a cache line.
     # beta is small since the rows' sums are hundreds of nats, known to about 1e-5: with a larger
     # beta that error would become one of the slopes.
-    large = make_spec(vocab_size=LARGE_VOCABULARY, embeddings=EmbeddingsSpec(tie_weights=True))
+    tied = EmbeddingsSpec(tie_weights=True)
+    large = make_spec(vocab_size=300_001, embeddings=tied, max_seq_len=64)
     pairs = replace(RECIPE, objective="preference", preference=Preference(beta=0.05))
-    cases.append(Case("slices.next token/hot", large, draw_hot, A=1, B=2, T=30))
-    uneven = Case("slices.weighted/hot", large, draw_hot, A=1, B=2, T=30, weighted=True)
+    cases.append(Case("slices.next token/hot", large, draw_hot, A=1, B=3, T=30))
+    uneven = Case("slices.weighted/hot", large, draw_hot, A=1, B=3, T=30, weighted=True)
     cases.append(replace(uneven, recipe=replace(RECIPE, z_loss=0.02)))
-    cases.append(Case("slices.pairs/hot", large, draw_hot, A=1, B=4, T=30, recipe=pairs))
+    cases.append(Case("slices.pairs/hot", large, draw_hot, A=1, B=4, T=44, recipe=pairs))
     # Sums of so many terms that another order of them shows.
     wide = make_spec(ffn=FfnSpec(WIDE * 5 // 2), hidden_size=WIDE)
     cases.append(Case("preference.wide/hot", wide, draw_hot, A=1, B=4, T=32, recipe=pairs))
