@@ -202,6 +202,22 @@ def test_one_bit_that_differs_stops_the_run_and_names_the_tensor(corpus, tmp_pat
 
 @pytest.mark.long
 @pytest.mark.parametrize("how", [MLX, TORCH], ids=str)
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [("os._exit(0)", 76), ("raise MemoryError()", 71)],
+    ids=["ends as if well", "out of memory"],
+)
+def test_a_rank_that_leaves_the_others_ends_all(corpus, tmp_path, planted, how, fault, code):
+    planted(fault)
+    run = tmp_path / "run"
+    said = train(corpus, "--output", run, "--max-steps", 9, *how, "--peer-timeout", "5", code=code)
+    assert said.count("Error: ") == 1
+    assert "Traceback" not in said
+    assert "rank 1" in said
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("how", [MLX, TORCH], ids=str)
 def test_a_rank_in_an_endless_loop_leaves_its_stack(corpus, tmp_path, planted, how):
     planted("time.sleep(1000)")
     run = tmp_path / "run"

@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -43,6 +44,22 @@ def test_who_said_no_code_did_not_end_well(tmp_path, capsys):
     ]
     assert watch.report() == 76
     assert capsys.readouterr().err == "Error: rank 0 fell silent\n  resume with --resume\n"
+
+
+def test_who_ended_with_no_word_is_named(tmp_path, capsys):
+    """With exit code 0, which a launcher takes for well; who missed it tells what it saw."""
+    watch = _Supervisor(lambda folder: None, str(tmp_path), Signals(), 0)
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    watch._told = [
+        WorkerStatus(0, 0, 11, ("Error: the processes lost each other",), 76),
+        WorkerStatus(1, 0, gone.pid),
+    ]
+    assert watch.report() == 76
+    assert capsys.readouterr().err == (
+        f"Error: rank 1 (process {gone.pid}) ended before the run did, without a word\n"
+        "  the processes lost each other\n  resume with --resume\n"
+    )
 
 
 @pytest.mark.parametrize(

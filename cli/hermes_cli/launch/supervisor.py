@@ -49,7 +49,8 @@ class Death:
         """The line for the user."""
         if self.code >= 0:
             trace = f":\n{self.trace}" if self.trace else " without a word"
-            return f"Error: rank {self.rank} (process {self.pid}) failed{trace}"
+            how = "failed" if self.code else "ended before the run did,"
+            return f"Error: rank {self.rank} (process {self.pid}) {how}{trace}"
         name = signal.Signals(-self.code).name
         return f"Error: rank {self.rank} (process {self.pid}) was ended by {name}, so all ended"
 
@@ -287,6 +288,12 @@ class _Supervisor:
         for one in self._hung.values():
             how = self._how.get(one.pid, "")
             deaths.append(f"Error: rank {one.rank} (process {one.pid}) hung and was killed{how}")
+        if not deaths:  # who ended with 0 and no word, which its launcher takes for well
+            deaths = [
+                Death(one.rank, one.pid, 0).describe()
+                for one in last
+                if one.code is None and not _collect_lines([one]) and not _is_alive(one.pid)
+            ]
         # One that hung and was woken knows less of it than those that waited.
         waited = _collect_lines(one for one in last if one.pid not in self._hung) or _collect_lines(
             last

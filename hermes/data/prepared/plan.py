@@ -19,6 +19,7 @@ from hermes.data.prepared.manifest import MANIFEST, read_manifest
 from hermes.data.source_file import SourceFile, find_source
 from hermes.errors import DataError
 from hermes.formatting import format_count
+from hermes.storage.plain_json import load_json
 from hermes.storage.reading import hash_file
 
 if TYPE_CHECKING:
@@ -156,14 +157,14 @@ def is_more_lenient(before: bytes, now: bytes) -> bool:
 
     What was finished had none, so it is the same by either plan.
     """
-    there, here = json.loads(before), json.loads(now)
+    there, here = load_json(before), load_json(now)
     was = there["options"].pop("max_bad_records", None)
     return here["options"].pop("max_bad_records") is not None and was is None and there == here
 
 
 def describe_difference(before: bytes, now: bytes, folder: Path, *, is_whole: bool = False) -> str:
     """The sentence about a folder that was begun with another plan, and is_whole now or not."""
-    found = _name_difference(json.loads(before), json.loads(now))
+    found = _name_difference(load_json(before), load_json(now))
     done = "made" if is_whole else "begun"
     return f"{folder} was {done} with {found}; {describe_restart(folder)}"
 

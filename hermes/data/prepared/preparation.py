@@ -15,7 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hermes.data.document_reader import TextFormat
 from hermes.data.encoding_pool import EncodingPool, check_workers
 from hermes.data.files import Paths
 from hermes.data.prepared.finishing import (
@@ -54,6 +53,7 @@ from hermes.data.source_file import SourceFile
 from hermes.errors import DataError, HermesError, StorageError
 from hermes.storage.durable import TEMPORARY, Disk, write_atomically
 from hermes.storage.plain_json import load_json
+from hermes.storage.typed_json import build_typed
 
 if TYPE_CHECKING:
     from hermes.tokenizer import Tokenizer
@@ -131,9 +131,11 @@ def _read_plan(found: dict[str, Any]) -> Plan:
     """The plan that plan.json was made from; sources are not looked at again."""
     own = dict(found["options"])
     names = ("text_field", "file_format", "documents", "no_header")
-    options = PreparationOptions(TextFormat(**{name: own.pop(name) for name in names}), **own)
+    own["text_format"] = {name: own.pop(name) for name in names}
+    options = build_typed(PreparationOptions, own, "its options")
     sources = tuple(
-        SourceFile(**source, modified=1 if source["size"] else 0) for source in found["sources"]
+        build_typed(SourceFile, {**source, "modified": 1 if source["size"] else 0}, "a source")
+        for source in found["sources"]
     )
     groups = group_sources(sources, options.shard_size)
     if type(found["tokenizer"]["vocab_size"]) is not int:
