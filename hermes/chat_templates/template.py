@@ -16,6 +16,7 @@ from hermes.chat_templates.renderer import begin_ahead, compile_template, render
 from hermes.chat_templates.turns import Turn
 from hermes.errors import DataError, StorageError, suggest_nearest
 from hermes.storage.plain_json import load_json
+from hermes.storage.reading import read_bounded
 
 __all__ = ["Rendering", "Template", "choose_template", "parse_template_args"]
 
@@ -167,12 +168,13 @@ def choose_template(
 
 def _read_template(path: Path) -> str:
     """Read a template, which may come through a pipe. Raises DataError, OSError."""
-    with open(path, "rb") as file:
-        data = file.read(LARGEST_FILE + 1)
-    if len(data) > LARGEST_FILE:
-        raise DataError(f"{path} has more than {LARGEST_FILE:,} bytes, so it is not a template")
     try:
-        return data.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
+        return (
+            read_bounded(path, LARGEST_FILE)
+            .decode("utf-8")
+            .replace("\r\n", "\n")
+            .replace("\r", "\n")
+        )
     except UnicodeDecodeError as error:
         raise DataError(
             f"{path}: not UTF-8 at byte {error.start}, so it is not a template"

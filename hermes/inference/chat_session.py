@@ -18,6 +18,7 @@ from hermes.interface import Backend, Model
 from hermes.model_info.memory import explain_out_of_memory
 from hermes.storage.durable import write_atomically
 from hermes.storage.plain_json import load_json
+from hermes.storage.reading import read_bounded
 
 __all__ = ["ChatSession"]
 
@@ -185,7 +186,7 @@ class ChatSession:
     def load(self, path: Path) -> None:
         """Load a saved conversation, replacing this one. Raises DataError, StorageError."""
         try:
-            value = load_json(path.read_text(encoding="utf-8"))
+            value = load_json(read_bounded(path))
         except OSError as error:
             raise StorageError(f"cannot read {path}: {error.strerror}") from error
         except (ValueError, RecursionError) as error:

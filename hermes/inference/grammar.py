@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hermes.errors import DataError, HermesError, StorageError
+from hermes.storage.plain_json import load_json
+from hermes.storage.reading import read_bounded
 from hermes.tokenizer import Tokenizer
 
 __all__ = ["Grammar", "GrammarMatcher", "compile_json_schema", "compile_lark", "read_json_schema"]
@@ -101,10 +103,10 @@ def render_json_rule(schema: Any) -> str:
 def read_json_schema(path: str | Path) -> Any:
     """Read a JSON schema from a file. Raises DataError, StorageError."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return load_json(read_bounded(Path(path)))
     except OSError as error:
         raise StorageError(f"cannot read {path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise DataError(f"{path}: not a JSON schema: {str(error)[:100]}") from None
 
 

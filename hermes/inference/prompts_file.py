@@ -14,6 +14,7 @@ from hermes.inference.request import Generation, Request
 from hermes.inference.sampling_options import SAMPLING_OPTIONS
 from hermes.storage.append_only import AppendOnlyFile
 from hermes.storage.plain_json import load_json
+from hermes.storage.reading import SMALL
 
 __all__ = ["IN_FLIGHT", "PromptRecord", "TextsFile", "generate_texts", "read_prompt_records"]
 
@@ -47,10 +48,11 @@ def read_prompt_records(path: Path) -> list[PromptRecord]:
     """
     records = []
     try:
-        with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
+        with path.open("rb") as file:
+            lines = iter(lambda: file.readline(SMALL), b"")  # of a device a line may be endless
+            for number, line in enumerate(lines, start=1):
                 if line.strip():
-                    records.append(_parse_record(f"{path}:{number}", line))
+                    records.append(_parse_record(f"{path}:{number}", line.decode("utf-8")))
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8"
         raise DataError(f"cannot read {path}: {reason}") from error

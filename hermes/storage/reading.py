@@ -7,13 +7,15 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
-from hermes.errors import CheckpointError, StorageError
+from hermes.errors import CheckpointError, DataError, StorageError
 from hermes.stages import report_stage
 
 __all__ = [
+    "SMALL",
     "hash_file",
     "list_folder",
     "open_file",
+    "read_bounded",
     "read_into",
     "read_small",
     "read_start",
@@ -82,6 +84,18 @@ def read_small(path: Path) -> bytes:
         return bytes(data)
     finally:
         os.close(descriptor)
+
+
+def read_bounded(path: Path, most: int = SMALL) -> bytes:
+    """Read a whole file of the user's, or what comes through a pipe, of at most so many bytes.
+
+    Raises DataError where there are more, and OSError.
+    """
+    with open(path, "rb") as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise DataError(f"{path} has more than {most:,} bytes, which are too many to be read whole")
+    return data
 
 
 def read_start(path: Path, count: int) -> bytes:

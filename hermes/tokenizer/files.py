@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hermes.errors import CheckpointError, DataError, StorageError
+from hermes.storage.reading import read_bounded
 from hermes.storage.strict_json import parse_json
 from hermes.tokenizer.bytelevel import make_byte_level_json
 from hermes.tokenizer.manifest import MANIFEST, name_manifest
@@ -52,17 +53,17 @@ def read_folder(path: Path) -> tuple[dict[str, bytes], str]:
     folder, chosen = (path, None) if path.is_dir() else (path.parent, path)
     try:
         if chosen is None:
-            names = [one.name for one in folder.iterdir() if is_tokenizer_file(one.name)]
-            files = {name: (folder / name).read_bytes() for name in sorted(names)}
+            entries = [one for one in folder.iterdir() if is_tokenizer_file(one.name)]
+            files = {one.name: read_bounded(one) for one in sorted(entries) if one.is_file()}
             return files, str(folder)
         beside: tuple[str, ...] = (*ROLE_FILES, ADDED)
         if chosen.name in (VOCABULARY, MERGES):
             beside += (VOCABULARY, MERGES, SPECIAL_LINES)
-        files = {n: (folder / n).read_bytes() for n in beside if (folder / n).is_file()}
+        files = {n: read_bounded(folder / n) for n in beside if (folder / n).is_file()}
         is_json = not chosen.name.endswith((".model", ".tiktoken")) and chosen.name not in files
-        files[JSON if is_json else chosen.name] = chosen.read_bytes()
+        files[JSON if is_json else chosen.name] = read_bounded(chosen)
         if name_manifest(chosen).is_file():
-            files[MANIFEST] = name_manifest(chosen).read_bytes()
+            files[MANIFEST] = read_bounded(name_manifest(chosen))
     except FileNotFoundError:
         raise DataError(f"{path}: {MISSING}") from None
     except OSError as error:

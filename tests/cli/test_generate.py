@@ -1,5 +1,6 @@
 """hermes generate: what it shows, files of prompts, and going on after a kill."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -14,7 +15,7 @@ import hermes
 from hermes.model import Model
 from hermes_torch.row_decoder import RowDecoder
 from tests.cli.support import HERMES
-from tests.finetuning.support import small_checkpoint, write_lines
+from tests.finetuning.support import small_checkpoint, small_spec, write_lines
 
 PROMPTS = [
     {"prompt": "the cat", "id": 7},
@@ -277,3 +278,22 @@ def test_backends_give_the_same_tokens_and_log_probabilities(base, options, call
         pairs = list(zip(*numbers, strict=True))
         assert all((a is None) == (b is None) for a, b in pairs)
         assert max(abs(a - b) for a, b in pairs if a is not None) < 1e-4
+
+
+@pytest.mark.parametrize("limit", ["-v 8000000", "-d 4000000"])
+def test_mlx_ends_with_a_sentence_where_a_limit_of_memory_is_in_its_way(tmp_path, limit):
+    """It ended by SIGSEGV without a word: it writes to memory that it was not given."""
+    spec = dataclasses.replace(small_spec(), max_seq_len=200_000)
+    checkpoint = small_checkpoint(tmp_path, spec=spec)
+    prompts = write_lines(tmp_path / "in.jsonl", [{"prompt": "the cat"}] * 64)
+    words = ["generate", "-c", checkpoint, "--prompts", prompts, "--backend", "mlx"]
+    words += ["--device", "cpu", "--max-tokens", "190000", "--batch-size", "64"]
+    command = f'ulimit {limit}; exec "$@"'  # the cache alone takes 12.5 GB
+    ran = subprocess.run(
+        ["bash", "-c", command, "bash", HERMES, *map(str, words)], capture_output=True, text=True
+    )
+    assert ran.returncode == 71, (ran.returncode, ran.stderr)
+    told = ran.stderr.splitlines()[-1]
+    assert told.startswith("Error: out of memory while running small on cpu (MLX needs 1")
+    assert f"ulimit {limit[:2]} leaves" in told
+    assert told.endswith("choose a smaller --batch-size or fewer --max-tokens")
