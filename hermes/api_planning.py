@@ -144,9 +144,8 @@ def make_recipe(
     a = convert_arguments(make_recipe, locals())
     given = [name for name in ("params", "depth", "model") if a[name] is not None]
     if len(given) != 1:
-        raise HermesError(
-            f"give one of params, depth and model, got {' and '.join(given) or 'none of them'}"
-        )
+        found = " and ".join(f"--{name}" for name in given) or "none of them"
+        raise HermesError(f"give one of --params, --depth and --model, got {found}")
     for name, least in (("num_processes", 1), ("vocab_size", 2), ("memory", 0)):
         if a[name] < least:
             raise HermesError(f"{name} must be at least {least}, got {a[name]:g}")
