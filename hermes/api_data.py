@@ -214,6 +214,7 @@ def check_data(
     return found
 
 
+@name_own_arguments
 def verify_data(folder: str | Path, *, progress: bool | None = None) -> PrepareResult:
     """Compare every byte of prepared text with the hashes that were taken when it was written.
 

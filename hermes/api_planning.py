@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hermes.arguments import convert_arguments
+from hermes.arguments import convert_arguments, name_own_arguments
 from hermes.errors import HermesError
 from hermes.interface import SHORT_NAMES, detect_default_backend, find_backend
 from hermes.interop.architecture import read_architecture
@@ -27,6 +27,7 @@ LONGEST_DEFAULT = 256
 CPU_LENGTH, DEVICE_LENGTH = 512, 2048
 
 
+@name_own_arguments
 def plan(
     model: ModelSpec | str | Path = "tiny",
     *,
@@ -119,6 +120,7 @@ def plan(
     )
 
 
+@name_own_arguments
 def make_recipe(
     *,
     params: str | float | None = None,
