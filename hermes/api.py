@@ -13,13 +13,21 @@ from pathlib import Path
 from signal import SIGINT
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from hermes.arguments import Call, convert_arguments, list_argument_names, name_arguments
+from hermes.arguments import (
+    Call,
+    convert_arguments,
+    convert_value,
+    list_argument_names,
+    name_arguments,
+    name_own_arguments,
+)
 from hermes.data.bad_records import BadRecords
 from hermes.distributed.agreement import all_or_none
 from hermes.errors import HermesError, Interrupted
 from hermes.finetuning.options import apply_run_settings, make_text_request
 from hermes.interface import Backend, choose_backend
 from hermes.interop.architecture import read_architecture
+from hermes.options.synonyms import suggest_option
 from hermes.recipe import LossScaling, OptimizerRecipe
 from hermes.spec import ModelSpec
 from hermes.stages import show_stages
@@ -85,7 +93,9 @@ def bind_call(function: Callable[Concatenate[Call, P], R]) -> Callable[P, R]:
         try:
             bound = public.bind(*args, **kwargs)
         except TypeError as error:
-            raise TypeError(f"{function.__name__}() {error}") from None
+            unknown = next((name for name in kwargs if name not in public.parameters), "")
+            hint = suggest_option(unknown, public.parameters) if unknown else ""
+            raise TypeError(f"{function.__name__}() {error}{hint}") from None
         given = frozenset(bound.arguments)
         bound.apply_defaults()
         values = convert_arguments(function, bound.arguments)
@@ -102,13 +112,14 @@ def bind_call(function: Callable[Concatenate[Call, P], R]) -> Callable[P, R]:
     return call
 
 
+@name_own_arguments
 def load_spec(source: str | Path) -> ModelSpec:
     """An architecture: a bundled name, a MAL file or text, or that of a model or run.
 
     A model is a checkpoint, a Hugging Face folder or its config.json, a file of weights with its
     configuration beside it, or hf://OWNER/REPO. Raises MalError and HermesError.
     """
-    return read_architecture(source)
+    return read_architecture(convert_value("source", source, str | Path))
 
 
 def backend(name: str = "auto") -> Backend:

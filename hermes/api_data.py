@@ -214,6 +214,7 @@ def check_data(
     return found
 
 
+@name_own_arguments
 def verify_data(folder: str | Path, *, progress: bool | None = None) -> PrepareResult:
     """Compare every byte of prepared text with the hashes that were taken when it was written.
 
@@ -253,11 +254,11 @@ def show_document(
     tokenizer: None for the folder's own. Raises DataError, StorageError.
     """
     where = Path(folder)
+    found = PreparedDocuments(where).read(document)
     made = (
         tokenizer
         if isinstance(tokenizer, Tokenizer)
         else load_tokenizer(where if tokenizer is None else tokenizer)
     )
-    found = PreparedDocuments(where).read(document)
     text = made.decode(found.tokens, skip_special=False)
     return ShownDocument(document, found.where, found.shard, len(found.tokens), text)

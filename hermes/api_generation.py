@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hermes.arguments import convert_arguments
+from hermes.arguments import convert_arguments, name_own_arguments
 from hermes.chat_templates.template import parse_template_args
 from hermes.errors import HermesError
 from hermes.finetuning.base_model import BaseModel, open_base_model
@@ -39,6 +39,7 @@ from hermes.tokenizer import Tokenizer
 __all__ = ["chat", "generate", "generate_from_file", "open_chat_model"]
 
 
+@name_own_arguments
 def generate(
     checkpoint: str | Path,
     prompt: str = "",
@@ -291,6 +292,7 @@ def _name_settings(model: Model, arguments: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
+@name_own_arguments
 def chat(
     checkpoint: str | Path,
     *,
@@ -348,7 +350,7 @@ def chat(
     wanted = {name: a[name] for name in SAMPLING_OPTIONS}
     sampling, said = make_sampling(base.encoder.tokenizer, base.generation_config, wanted)
     if said:
-        warnings.warn(said, stacklevel=2)
+        warnings.warn(said, stacklevel=3)
     return ChatSession(
         model,
         base.encoder,
@@ -401,7 +403,7 @@ def open_chat_model(
     precision = choose_precision(a["precision"], backend, device)
     notes = check_loading(backend, base.spec, place, precision, a["force"])
     for note in (*base.notes, *notes):
-        warnings.warn(note, stacklevel=3)
+        warnings.warn(note, stacklevel=4)
     with explain_out_of_memory(f"building {base.spec.name}", SMALLER, backend, device):
         options = Options(device=device, precision=precision)
         model = backend.build(base.spec, base.params, options)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hermes.arguments import convert_arguments
+from hermes.arguments import convert_arguments, name_own_arguments
 from hermes.errors import HermesError
 from hermes.interop.convert import Conversion
 from hermes.interop.convert import convert as write_converted
@@ -42,6 +42,7 @@ class ConvertResult:
         )
 
 
+@name_own_arguments
 def convert(
     src: str | Path,
     dst: str | Path,
@@ -70,6 +71,7 @@ def convert(
     return _write(src, dst, None, a)
 
 
+@name_own_arguments
 def merge(
     checkpoint: str | Path,
     output: str | Path,

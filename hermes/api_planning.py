@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hermes.arguments import convert_arguments
+from hermes.arguments import convert_arguments, name_own_arguments
 from hermes.errors import HermesError
 from hermes.interface import SHORT_NAMES, detect_default_backend, find_backend
 from hermes.interop.architecture import read_architecture
@@ -27,6 +27,7 @@ LONGEST_DEFAULT = 256
 CPU_LENGTH, DEVICE_LENGTH = 512, 2048
 
 
+@name_own_arguments
 def plan(
     model: ModelSpec | str | Path = "tiny",
     *,
@@ -119,6 +120,7 @@ def plan(
     )
 
 
+@name_own_arguments
 def make_recipe(
     *,
     params: str | float | None = None,
@@ -144,9 +146,8 @@ def make_recipe(
     a = convert_arguments(make_recipe, locals())
     given = [name for name in ("params", "depth", "model") if a[name] is not None]
     if len(given) != 1:
-        raise HermesError(
-            f"give one of params, depth and model, got {' and '.join(given) or 'none of them'}"
-        )
+        found = " and ".join(f"--{name}" for name in given) or "none of them"
+        raise HermesError(f"give one of --params, --depth and --model, got {found}")
     for name, least in (("num_processes", 1), ("vocab_size", 2), ("memory", 0)):
         if a[name] < least:
             raise HermesError(f"{name} must be at least {least}, got {a[name]:g}")

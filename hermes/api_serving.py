@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hermes.api_generation import make_cache_key, open_chat_model
-from hermes.arguments import convert_arguments
+from hermes.arguments import convert_arguments, name_own_arguments
 from hermes.errors import HermesError
 from hermes.inference.decoding import CONTEXT_OVERFLOWS
 from hermes.inference.engine import Engine
@@ -95,6 +95,7 @@ def open_served_model(
     )
 
 
+@name_own_arguments
 def serve(
     checkpoint: str | Path,
     *,

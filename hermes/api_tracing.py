@@ -4,7 +4,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from hermes.arguments import convert_arguments
+from hermes.arguments import convert_arguments, name_own_arguments
 from hermes.checkpoint import list_steps
 from hermes.data.order import split_windows
 from hermes.data.prepared import is_prepared, open_prepared
@@ -27,6 +27,7 @@ __all__ = ["ShownSample", "count_steps_done", "show_step", "trace_document", "tr
 DEFAULTS = {"seq_len": 256, "batch_size": Recipe().batch_size, "grad_accum": 1, "seed": 0}
 
 
+@name_own_arguments
 def trace_document(run: str | Path, document: str) -> tuple[DocumentTrace, ...]:
     """Tell which steps of a run on text read a document, and which are still to read it.
 
@@ -39,6 +40,7 @@ def trace_document(run: str | Path, document: str) -> tuple[DocumentTrace, ...]:
     return RunTrace(folder).trace_document(a["document"], count_steps_done(folder))
 
 
+@name_own_arguments
 def trace_step(run: str | Path, step: int) -> tuple[TracedSample, ...]:
     """Tell which documents an optimizer step of a run on text read or will read, row by row.
 
@@ -61,6 +63,7 @@ class ShownSample:
     text: str
 
 
+@name_own_arguments
 def show_step(
     folder: str | Path,
     step: int = 1,

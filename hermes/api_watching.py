@@ -4,7 +4,7 @@ import webbrowser
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from hermes.arguments import convert_arguments
+from hermes.arguments import convert_arguments, name_own_arguments
 
 __all__ = ["choose_picture", "plot", "watch"]
 
@@ -16,6 +16,7 @@ def choose_picture(runs: Sequence[str | Path], png: str | Path | None = None) ->
     return Path(runs[0]) / "plots" / ("loss.png" if len(runs) == 1 else "compare.png")
 
 
+@name_own_arguments
 def plot(runs: Sequence[str | Path] | str | Path, *, png: str | Path | None = None) -> Path:
     """Draw losses, learning rates, gradient norms and throughput of runs. Returns the picture.
 
@@ -33,6 +34,7 @@ def plot(runs: Sequence[str | Path] | str | Path, *, png: str | Path | None = No
     return path
 
 
+@name_own_arguments
 def watch(
     runs: Sequence[str | Path] | str | Path,
     *,

@@ -164,7 +164,7 @@ class Model:
         Arguments are those of `complete`. Raises HermesError.
         """
         is_text = isinstance(prompt, str)
-        check_stop_ids(stop_ids)
+        check_stop_ids(stop_ids, self._num_tokens)
         return Request(
             tuple(self.encode(prompt) if isinstance(prompt, str) else prompt),
             max_tokens,

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
+from hermes.arguments import convert_arguments, name_own_arguments
 from hermes.errors import CheckpointError
 from hermes.inference.prompt_cache import CacheKey, hash_weights
 from hermes.interface import SHORT_NAMES, Backend, Options, choose_backend
@@ -26,6 +27,7 @@ __all__ = ["SMALLER", "check_loading", "load"]
 SMALLER = "--precision bfloat16, another --device, or a smaller model"
 
 
+@name_own_arguments
 def load(
     checkpoint: str | Path,
     backend: str = "auto",
@@ -51,6 +53,7 @@ def load(
     weights that a run with --ema keeps. Raises CheckpointError, HermesError where it does not fit,
     MissingBackend, Unsupported.
     """
+    convert_arguments(load, locals())
     found = choose_backend(backend)
     device_name = choose_device(found, device)
     full = choose_precision(precision, found, device)
@@ -63,7 +66,7 @@ def load(
     )
     notes = (*source.notes, *check_loading(found, source.spec, device_name, full, force))
     for note in notes:
-        warnings.warn(note, stacklevel=2)
+        warnings.warn(note, stacklevel=3)
     report_stage(f"building {source.spec.name}")
     options, name = Options(device=device, precision=full), source.spec.name
     with explain_out_of_memory(f"building {name}", SMALLER, found, device):

@@ -2,12 +2,18 @@
 
 import os
 
+from hypothesis import HealthCheck, settings
+
 # Spinning OpenMP threads of two frameworks fight for few cores; float32 means float32.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("MLX_ENABLE_TF32", "0")
 
 # MLX takes its BLAS from a library that is loaded before it; test modules load MLX in any order.
 import hermes_mlx  # noqa: F401
+
+# A machine that is busy with other things draws examples slowly, which says nothing of a test.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 
 def pytest_addoption(parser):

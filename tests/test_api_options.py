@@ -6,8 +6,9 @@ import pytest
 
 import hermes
 from hermes.api_tokenizer import TOKENIZER_ARGUMENTS
-from hermes.errors import DataError
+from hermes.errors import DataError, HermesError
 from hermes.options import get_options
+from tests.finetuning.support import small_checkpoint
 
 COMMANDS = {
     "train": "train",
@@ -86,3 +87,29 @@ def test_an_error_of_training_a_tokenizer_names_its_own_arguments(tmp_path):
     (tmp_path / "a.csv").write_text("text\na\n")
     with pytest.raises(DataError, match=r"; file_format says jsonl"):
         hermes.train_tokenizer(tmp_path / "a.csv", file_format="jsonl")
+
+
+def test_errors_of_every_function_name_its_arguments():
+    """Each function of `hermes` speaks of its own arguments, where those below speak of options."""
+    functions = [getattr(hermes, name) for name in hermes.__all__]
+    functions = [one for one in functions if inspect.isfunction(one) and one.__name__ != "backend"]
+    assert len(functions) > 20
+    assert [one.__name__ for one in functions if not hasattr(one, "__wrapped__")] == []
+
+
+def test_a_name_of_another_tool_and_a_wrong_type_are_answered(tmp_path):
+    with pytest.raises(TypeError, match=r"'learning_rate'; hermes calls it 'lr'$"):
+        hermes.train("nano", learning_rate=1e-3)
+    with pytest.raises(HermesError, match=r"^checkpoint must be a string or a path, got None$"):
+        hermes.load(None)
+    with pytest.raises(HermesError, match=r"^source must be a string or a path, got 3$"):
+        hermes.load_spec(3)
+    with pytest.raises(HermesError, match=r"; give them with adapter=DIR$"):
+        hermes.merge(small_checkpoint(tmp_path), output=tmp_path / "o")
+
+
+def test_a_model_at_an_address_or_of_the_hub_is_named_as_it_was_typed():
+    with pytest.raises(HermesError, match=r"^https://huggingface.co/gpt2 is an address,"):
+        hermes.load("https://huggingface.co/gpt2")
+    with pytest.raises(HermesError, match=r"give hf://openai-community/gpt2 for a model on"):
+        hermes.load("openai-community/gpt2")

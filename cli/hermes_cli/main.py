@@ -28,9 +28,8 @@ from hermes.errors import (
     StorageError,
     explain_exhaustion,
     is_out_of_memory,
-    suggest_nearest,
 )
-from hermes.options.synonyms import suggest_option
+from hermes.options.synonyms import suggest_command, suggest_option
 from hermes.stage_display import StageDisplay, draw_on_terminal, measure_terminal
 from hermes.stages import report_stage, show_headings, show_stages
 from hermes_cli.display.help_sections import WIDEST_HELP, Row, SectionedGroup
@@ -107,7 +106,7 @@ class _Commands(SectionedGroup):
         if cmd_name not in COMMANDS:
             if ctx.resilient_parsing:  # a shell completes what is only begun
                 return None
-            hint = suggest_nearest(cmd_name, COMMANDS)
+            hint = suggest_command(cmd_name, COMMANDS)
             raise click.UsageError(f"no such command {cmd_name!r}{hint}", ctx)
         module = import_module(f"hermes_cli.commands.{COMMANDS[cmd_name][0]}")
         name = cmd_name.replace("-", "_")

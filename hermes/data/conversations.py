@@ -17,11 +17,11 @@ from hermes.chat_templates.messages import (
     read_answer,
     read_messages,
     read_text,
-    require_field,
 )
 from hermes.data.bad_records import BadRecords
 from hermes.data.files import Paths
 from hermes.data.records import Record, parse_records, read_records
+from hermes.data.text_field import advise_command
 from hermes.data.turns import (
     add_context,
     read_context,
@@ -76,7 +76,8 @@ def parse_conversation(record: Record) -> Conversation:
             "give 'messages', 'conversations', 'prompt' and 'completion', 'instruction' and "
             "'output', or 'text'"
         )
-        raise DataError(f"{where}: {describe_missing('messages', value, known)}")
+        advice = advise_command(value, "conversations") or known
+        raise DataError(f"{where}: {describe_missing('messages', value, advice)}")
     weight = read_weight(value.get("weight", 1), "weight", where)
     read = {*FORMS[form], "weight", *(CONTEXT if form != "text" else ())}
     unread = tuple(name for name in value if name not in read)
@@ -139,6 +140,8 @@ def _choose_answer(value: Mapping[str, Any], name: str, where: str) -> str:
             "keep one"
         )
     if "response" not in value:
-        require_field(value, name, where)
+        if name not in value:
+            missing = describe_missing(name, value, advise_command(value, "conversations"))
+            raise DataError(f"{where}: {missing}")
         return name
     return "response"

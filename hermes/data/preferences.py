@@ -15,6 +15,7 @@ from hermes.chat_templates.messages import Message, as_messages, drop_nulls
 from hermes.data.bad_records import BadRecords
 from hermes.data.files import Paths
 from hermes.data.records import Record, parse_records, read_records
+from hermes.data.text_field import advise_command
 from hermes.data.turns import (
     add_context,
     read_context,
@@ -74,7 +75,9 @@ def parse_pair(record: Record) -> PreferencePair:
     value = drop_nulls(record.value)
     for name in FIELDS[1:]:
         if name not in value:
-            raise DataError(f"{where}: {describe_missing(name, value)}")
+            raise DataError(
+                f"{where}: {describe_missing(name, value, advise_command(value, 'pairs'))}"
+            )
     chosen, rejected = value["chosen"], value["rejected"]
     for name in FIELDS[1:]:
         if value[name] in ("", []) or (isinstance(value[name], str) and value[name].isspace()):

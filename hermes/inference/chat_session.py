@@ -54,7 +54,7 @@ class ChatSession:
     _engine: Engine | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        check_stop_ids(self.stop_ids)
+        check_stop_ids(self.stop_ids, self.encoder.tokenizer.vocab_size)
 
     def say(self, text: str) -> Iterator[str]:
         """Send a message; yield the answer in pieces, and add both to the conversation at its end.

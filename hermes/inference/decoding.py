@@ -46,11 +46,13 @@ class Completion:
     finish_reason: str
 
 
-def check_stop_ids(stop_ids: Iterable[int]) -> None:
+def check_stop_ids(stop_ids: Iterable[int], vocab_size: int) -> None:
     """Refuse numbers that no token has. Raises HermesError."""
     for one in stop_ids:
         if one < 0:
             raise HermesError(f"stop_ids must be at least 0, got {one}")
+        if one >= vocab_size:
+            raise HermesError(f"stop_ids must be below the {vocab_size:,} of the tokens, got {one}")
 
 
 def generate_tokens(

@@ -61,6 +61,11 @@ class Sampler:
     ):
         if logprobs is not None and not 0 <= logprobs <= MAX_LOGPROBS:
             raise HermesError(f"logprobs must be from 0 to {MAX_LOGPROBS}, got {logprobs}")
+        last = max(sampling.logit_bias, default=0)
+        if vocab_size is not None and last >= vocab_size:
+            raise HermesError(
+                f"logit_bias must be of ids below the {vocab_size:,} of the tokens, got {last}"
+            )
         self._sampling, self._seed, self._completion = sampling, seed, completion
         self._endings = tuple(endings)
         self._vocab_size, self._logprobs = vocab_size, logprobs

@@ -35,7 +35,7 @@ def read_architecture(
     """Read what `find_architecture` finds; its notes are warnings."""
     found = find_architecture(source, ignore_fields)
     for note in found.notes:
-        warnings.warn(note, stacklevel=3)
+        warnings.warn(note, stacklevel=4)
     return found.spec
 
 

@@ -29,6 +29,7 @@ from hermes.tokenizer import Tokenizer
 __all__ = [
     "FetchedModel",
     "HubName",
+    "describe_missing_model",
     "fetch",
     "load_tokenizer",
     "parse_hub_name",
@@ -95,6 +96,20 @@ def resolve_hub_path(path: str | os.PathLike[str]) -> tuple[Path, tuple[str, ...
         return resolve_run_name(Path(path)), ()
     found = fetch(name)
     return found.folder, found.notes
+
+
+def describe_missing_model(path: Path) -> str:
+    """The sentence about a model's name that stands for nothing on this machine."""
+    address = re.fullmatch(r"([a-z][a-z0-9+.-]+):/+(.+)", str(path))  # a Path collapses two slashes
+    if address is not None:
+        return (
+            f"{address[1]}://{address[2]} is an address, and models are read from files or from "
+            "the Hub, as hf://OWNER/REPO; download it first"
+        )
+    missing = f"{path}: no such file or folder; check the name"
+    if NAME.fullmatch(f"hf://{path}") and not path.parent.exists():
+        return f"{missing}, or give hf://{path} for a model on the Hub"
+    return missing
 
 
 def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:

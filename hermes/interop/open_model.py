@@ -20,7 +20,7 @@ from hermes.checkpoint.weights import read_weights
 from hermes.errors import CheckpointError, HermesError
 from hermes.interface import Tensors
 from hermes.interop.companions import name_file, parse_object, read_companions
-from hermes.interop.hub import resolve_hub_path
+from hermes.interop.hub import describe_missing_model, resolve_hub_path
 from hermes.interop.huggingface.config_reader import read_any_config
 from hermes.interop.nanogpt_litgpt import read_litgpt, read_nanogpt
 from hermes.interop.tensor_names import TensorSource, unpack
@@ -111,7 +111,7 @@ def _open(
             f"{path} is no model hermes reads: it has no {MANIFEST}, {CONFIG} or {LITGPT}"
         )
     if not path.exists():
-        raise CheckpointError(f"{path}: no such file or folder; check the name")
+        raise CheckpointError(describe_missing_model(path))
     if path.suffix == ".safetensors":
         return _open_weights(path, config, ignore)
     if path.suffix in TORCH_ENDINGS:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from hermes.errors import suggest_nearest
 
-__all__ = ["suggest_option"]
+__all__ = ["suggest_command", "suggest_option"]
 
 # Hermes's name: those of transformers' Trainer, TRL, litgpt, nanoGPT, nanochat, torchtitan, axolotl
 # and mlx-lm.
@@ -59,6 +59,44 @@ SYNONYMS = {
     "seed": "random_seed",
 }
 OWN_NAMES = {word: name for name, words in SYNONYMS.items() for word in words.split()}
+
+
+# Hermes's commands: what others call them, or what is typed for them.
+COMMANDS = {
+    "train": "pretrain fit resume run",
+    "train-tokenizer": "tokenizer train_bpe",
+    "prepare": "tokenize preprocess prepare_data",
+    "sft": "lora fine_tune instruct tune_chat",
+    "finetune": "tune continue",
+    "dpo": "align rlhf orpo simpo preference",
+    "generate": "infer inference complete sample predict",
+    "eval": "evaluate test validate score perplexity",
+    "convert": "export import download quantize",
+    "merge": "fuse merge_lora",
+    "push": "upload publish",
+    "serve": "server api",
+    "models": "list ls architectures",
+    "mal check": "check lint",
+    "mal format": "format fmt",
+    "mal diff": "diff compare",
+    "checkpoint show": "show inspect",
+    "checkpoint verify": "verify",
+    "checkpoint list": "checkpoints",
+    "data check": "check_data validate_data",
+    "plan": "estimate memory cost",
+    "watch": "dashboard monitor board tensorboard",
+    "conformance run": "prove certify",
+    "conformance self-test": "self_test selftest",
+    "doctor": "env version",
+    "quickstart": "init demo start_here",
+}
+OWN_COMMANDS = {word: name for name, words in COMMANDS.items() for word in words.split()}
+
+
+def suggest_command(word: str, known: Iterable[str]) -> str:
+    """Suggest the command that is meant: "; hermes calls it 'convert'", the nearest, or ""."""
+    meant = OWN_COMMANDS.get(word.replace("-", "_").lower())
+    return f"; hermes calls it {meant!r}" if meant else suggest_nearest(word, known)
 
 
 def suggest_option(word: str, known: Iterable[str], prefix: str = "") -> str:

@@ -106,10 +106,15 @@ def test_mistakes_are_one_line(call, here):
     )
     refuses(
         call,
-        74,
-        "cannot read none/manifest.json: No such file or directory",
+        1,
+        "none: no such folder; name a folder that hermes prepare wrote",
         *("data", "verify", "none"),
     )
+    for command in ("verify", "show"):
+        missing = ": no manifest.json in it; name a folder that hermes prepare wrote"
+        refuses(call, 1, f".{missing}", "data", command, ".")
+    file = "text.txt: no such folder; name a folder that hermes prepare wrote"
+    refuses(call, 1, file, "data", "show", "text.txt")
 
 
 def test_a_command_that_was_interrupted_is_given_again(here):

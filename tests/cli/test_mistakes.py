@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 
 from hermes.interface import find_backend
+from hermes.options import COMMANDS
+from hermes.options.synonyms import OWN_COMMANDS
+from hermes_cli.main import COMMANDS as MAIN_COMMANDS
 from tests.cli.support import TRAIN, refuses
 
 
@@ -145,6 +148,53 @@ def test_a_device_that_the_machine_lacks_is_refused_before_data_is_read(
     refuses(call, 1, message, *train, *where)
     refuses(call, 1, message, "eval", "--checkpoint", "run", "--data", "none.txt", *where)
     refuses(call, 1, message, "chat", "--checkpoint", "run", *where)
+
+
+def test_a_command_by_another_tools_name_is_suggested_by_its_own(call):
+    for typed, own in [("export", "convert"), ("verify", "checkpoint verify"), ("fuse", "merge"),
+                       ("evaluate", "eval"), ("fine-tune", "sft")]:  # fmt: skip
+        said = f"Error: hermes: no such command {typed!r}; hermes calls it {own!r}"
+        assert call(typed, "x") == (2, "", f"{said} (see hermes --help)\n")
+    near = "Error: hermes: no such command 'trian'; did you mean 'train'? (see hermes --help)\n"
+    assert call("trian") == (2, "", near)
+
+
+def test_every_command_by_another_name_is_one_of_hermes():
+    for typed, own in OWN_COMMANDS.items():
+        assert own in COMMANDS, own
+        assert typed not in MAIN_COMMANDS
+
+
+def test_a_file_to_write_that_is_a_folder_is_refused_before_the_work(here, call):
+    Path("folder").mkdir()
+    message = "cannot write folder: it is a folder; name a file in it"
+    refuses(call, 74, message, "train-tokenizer", "--input", "none.txt", "--output", "folder")
+
+
+def test_records_of_another_kind_name_the_command_that_takes_them(place, trained, call):
+    pairs, chats = place / "prefs.jsonl", place / "chat.jsonl"
+    tune = ("--checkpoint", "run", "--output", "o", "--device", "cpu")
+    _, _, err = call("sft", "--data", pairs, *tune)
+    assert "no field 'completion', only 'prompt', 'chosen', 'rejected'; pairs are for hermes" in err
+    _, _, err = call("dpo", "--data", chats, *tune)
+    assert "'completion'; conversations are for hermes sft" in err
+
+
+def test_ids_that_no_token_has_are_refused(trained, call):
+    write = ("generate", "--checkpoint", "run", "--prompt", "a", "--device", "cpu")
+    beyond = "must be below the 280 of the tokens, got 280"
+    assert f"Error: --stop-id {beyond}" in call(*write, "--stop-id", 280)[2]
+    bias = "must be of ids below the 280 of the tokens, got 281"
+    assert f"Error: --logit-bias {bias}" in call(*write, "--logit-bias", "281=5")[2]
+
+
+def test_a_file_that_is_no_certificate_says_what_makes_one(here, call):
+    made = "hermes conformance run --json FILE writes one"
+    Path("a.png").write_bytes(b"\x89PNG")
+    why = "a.png: not a certificate: not UTF-8 at byte 0"
+    refuses(call, 1, f"{why}; {made}", "conformance", "verify", "a.png")
+    why = "text.txt: not a certificate: not JSON (Expecting value: line 1 column 1 (char 0))"
+    refuses(call, 1, f"{why}; {made}", "conformance", "verify", "text.txt")
 
 
 def test_without_a_tokenizer_the_option_is_named(here, call):

@@ -152,8 +152,8 @@ def test_every_device_has_its_datasheet():
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ([], "give one of params, depth and model, got none of them"),
-        (["--params", "1M", "--depth", "2"], "got params and depth"),
+        ([], "give one of --params, --depth and --model, got none of them"),
+        (["--params", "1M", "--depth", "2"], "got --params and --depth"),
         (["--params", "1Q"], "params is '1Q'; expected a count above 0"),
         (["--depth", "2", "--device", "h20"], "hardware 'h20' is unknown; did you mean 'h200'?"),
         (["--depth", "2", "--optimizer", "lion"], "no rule for the learning rate of 'lion'"),

@@ -190,7 +190,8 @@ def verify(path: Path) -> None:
 
     path = fetch_model(path)
     if not path.is_dir():
-        raise CheckpointError(f"there is no checkpoint {path}")
+        why = "is a file; give the folder of a checkpoint or run" if path.exists() else ""
+        raise CheckpointError(f"{path} {why}" if why else f"there is no checkpoint {path}")
     bad = 0
     found = list(open_checkpoints(path))[::-1] if list_steps(path) else [open_checkpoint(path)]
     for one in found:

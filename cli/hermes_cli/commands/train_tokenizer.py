@@ -55,6 +55,8 @@ def train_tokenizer(
         raise StorageError(
             f"cannot write {output}: there is no folder {output.parent}; make it first"
         )
+    if output.is_dir():
+        raise StorageError(f"cannot write {output}: it is a folder; name a file in it")
     with ExitStack() as stack:
         files = list(expand_paths(names))
         for index, file in enumerate(files):

@@ -24,11 +24,16 @@ def read_certificate(path: Path) -> dict[str, Any]:
             )
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        why = f"not UTF-8 at byte {error.start}"
     except (ValueError, RecursionError) as error:
-        raise HermesError(f"{path}: not a certificate: {error}") from None
-    if not isinstance(value, dict) or "format" not in value:
-        raise HermesError(f"{path}: not a certificate: expected an object with a format")
-    return value
+        why = f"not JSON ({error})"
+    else:
+        if isinstance(value, dict) and "format" in value:
+            return value
+        why = "expected an object with a format"
+    made = "hermes conformance run --json FILE writes one"
+    raise HermesError(f"{path}: not a certificate: {why}; {made}")
 
 
 def write_certificate(certificate: dict[str, Any], path: Path) -> None:

@@ -74,6 +74,9 @@ def read_manifest(folder: Path) -> tuple[dict[str, Any], tuple[Shard, ...]]:
             raise ValueError(f"its format is {found[0]!r}, version {found[1]!r}")
         require_facts(facts)
         return facts, tuple(build_typed(Shard, shard, "a shard") for shard in facts["shards"])
+    except (FileNotFoundError, NotADirectoryError):
+        missing = f"no {MANIFEST} in it" if folder.is_dir() else "no such folder"
+        raise DataError(f"{folder}: {missing}; name a folder that hermes prepare wrote") from None
     except OSError as error:
         raise StorageError(f"cannot read {folder / MANIFEST}: {error.strerror}") from error
     except (ValueError, CheckpointError) as error:
