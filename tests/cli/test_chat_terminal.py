@@ -37,6 +37,11 @@ class Terminal:
         os.write(self._own, text if isinstance(text, bytes) else text.encode())
         return self.wait_for(until)
 
+    def interrupt(self, until):
+        """Send what Ctrl-C sends."""
+        self.process.send_signal(signal.SIGINT)
+        return self.wait_for(until)
+
     def wait_for(self, text):
         begin, end = len(self.shown), time.monotonic() + WAIT
         while text not in self.shown[begin:]:
@@ -46,7 +51,10 @@ class Terminal:
         return self.shown[begin:]
 
     def _read(self):
-        part = os.read(self._own, 1 << 16).decode("utf-8", "replace")
+        try:
+            part = os.read(self._own, 1 << 16).decode("utf-8", "replace")
+        except OSError:  # the command has ended
+            raise AssertionError(self.shown) from None
         self.shown += part.replace("\r", "")
 
     def end(self):
@@ -112,8 +120,8 @@ def test_a_conversation_in_a_terminal(base, open_terminal, tmp_path, backend):
     ]  # fmt: skip
     assert "no such command '/x'" in talk.type("/x\n")
     assert "temperature=0.5" in talk.type("/set temperature=0.5\n")
-    talk.type("half a li")
-    talk.type("\x03", "/quit or Ctrl-D ends\n>>> ")  # Ctrl-C forgets the line
+    talk.type("half a li", "half a li")
+    talk.interrupt("/quit or Ctrl-D ends\n>>> ")  # which forgets the line
     assert talk.end() == 0
     assert "Traceback" not in talk.shown
 
@@ -123,7 +131,7 @@ def test_ctrl_c_ends_an_answer_and_a_termination_the_chat(base, open_terminal):
                          "--context-overflow", "slide", "--temperature", 1)  # fmt: skip
     talk.wait_for(">>> ")
     talk.type("the cat\n", "the cat\n")
-    talk.type("\x03", "(stopped; that turn is forgotten)\n>>> ")
+    talk.interrupt("(stopped; that turn is forgotten)\n>>> ")
     assert "Error: there is no message yet" in talk.type("/undo\n")
     talk.process.send_signal(signal.SIGTERM)
     assert talk.process.wait(WAIT) == 130
