@@ -126,6 +126,7 @@ def test_a_conversation_in_a_terminal(base, open_terminal, tmp_path, backend):
     assert "Traceback" not in talk.shown
 
 
+@pytest.mark.long
 def test_ctrl_c_ends_an_answer_and_a_termination_the_chat(base, open_terminal):
     talk = open_terminal("chat", "-c", base, "--backend", "torch", "--max-tokens", 100_000,
                          "--context-overflow", "slide", "--temperature", 1)  # fmt: skip
