@@ -16,6 +16,8 @@ __all__ = ["OWN_NAMES", "bind", "run_server"]
 
 OWN_NAMES = ("127.0.0.1", "localhost", "[::1]", "::1")
 POLL = 0.1  # seconds between two looks at whether to stop
+DRAIN = 50  # looks at new connections at the end, POLL / 10 apart
+FIRST_LOOKS = 5  # of them that those need which nobody has accepted yet
 FAREWELL = 10  # seconds that answers under way get at the end
 LAST_WORDS = 5  # seconds more in which those that are not done are told so
 
@@ -78,6 +80,16 @@ def run_server(
         finally:
             watching.cancel()
 
+    async def drain() -> None:
+        """Wait for requests of new connections, which uvicorn would close."""
+        for looks in range(DRAIN):
+            await asyncio.sleep(POLL / 10)
+            fresh = [
+                one for one in server.server_state.connections if getattr(one, "cycle", one) is None
+            ]
+            if looks >= FIRST_LOOKS and not fresh:
+                return
+
     async def watch() -> None:
         told = False
         while not stop():
@@ -85,6 +97,7 @@ def run_server(
                 told = True
                 on_start()
             await asyncio.sleep(POLL)
+        await drain()
         server.should_exit = True
         await asyncio.sleep(FAREWELL)
         # Of what is then not done uvicorn would break off the connections, without a word.

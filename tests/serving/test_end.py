@@ -65,6 +65,25 @@ def test_texts_that_take_longer_than_the_end_waits_are_told_so(make_server, monk
             assert last["error"]["message"] == ENDING
 
 
+def test_a_request_that_is_being_sent_at_the_end_is_answered(make_server, monkeypatch):
+    """Its connection is there, its bytes are not; the end waits no longer than for these."""
+    monkeypatch.setattr(hermes.serving.run_server, "DRAIN", 3000)
+    server = make_server()
+    body = b'{"prompt": "the cat", "max_tokens": 2}'
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as raw:
+        ending = threading.Thread(target=server.stop)
+        ending.start()
+        time.sleep(0.5)  # in which uvicorn would have closed it
+        raw.sendall(
+            b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n"
+            b"Content-Length: %d\r\n\r\n" % len(body) + body
+        )
+        said = raw.recv(1 << 16)
+    ending.join(20)
+    assert said.startswith(b"HTTP/1.1 200 OK")
+    assert not ending.is_alive()
+
+
 def test_a_body_that_does_not_come_is_given_up(make_server):
     server = make_server()
     server.model.limits = Limits(seconds=0.3)
