@@ -9,6 +9,7 @@ import functools
 import inspect
 import os
 import re
+import sys
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -213,6 +214,8 @@ def _convert_number(value: Any, hint: Any) -> bool | int | float:
     if hint is bool:
         raise _Mismatch
     if isinstance(value, Integral):
+        if hint is float and abs(int(value)) > sys.float_info.max:
+            raise _Mismatch
         return int(value)
     if hint is float and isinstance(value, Real):
         return float(value)

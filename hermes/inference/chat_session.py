@@ -189,16 +189,16 @@ class ChatSession:
             value = load_json(read_bounded(path))
         except OSError as error:
             raise StorageError(f"cannot read {path}: {error.strerror}") from error
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}: not a conversation: {error}") from None
+        except ValueError as error:
+            raise DataError(f"{path}: not a conversation: {str(error)[:100]}") from None
         found = value.get("messages") if isinstance(value, dict) else None
-        found = found if isinstance(found, list) else [None]
-        items = [m if isinstance(m, dict) else {} for m in found]
+        listed = found if isinstance(found, list) else []
+        items = [m if isinstance(m, dict) else {} for m in listed]
         turns = [(item.get("role"), item.get("content")) for item in items]
+        plain = isinstance(found, list) and all(isinstance(said, str) for _, said in turns)
         system = ""
         if turns and turns[0][0] == "system":
             system = str(turns.pop(0)[1])
-        plain = all(isinstance(said, str) for _, said in turns)
         if not plain or [role for role, _ in turns] != ["user", "assistant"] * (len(turns) // 2):
             raise DataError(
                 f"{path}: not a conversation of alternating user and assistant messages; give "

@@ -114,7 +114,10 @@ def read_json_schema(path: str | Path) -> Any:
 def _compile_schema(tokenizer: Tokenizer, text: str) -> Grammar:
     llguidance = _import_llguidance()
     options = {"whitespace_pattern": WHITESPACE}
-    grammar = llguidance.LLMatcher.grammar_from_json_schema(text, overrides=options)
+    try:
+        grammar = llguidance.LLMatcher.grammar_from_json_schema(text, overrides=options)
+    except ValueError as error:  # as of a number beyond float64
+        raise DataError(f"the JSON schema cannot be followed: {_shorten(str(error))}") from None
     return _compile(tokenizer, grammar, "the JSON schema")
 
 

@@ -1,5 +1,6 @@
 """Many prompts from a file of JSON lines; their texts to another, to which a later run adds."""
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hermes.errors import DataError, HermesError
+from hermes.formatting import describe_surrogate
 from hermes.inference.engine import Engine
 from hermes.inference.generated_text import GeneratedText
 from hermes.inference.request import Generation, Request
@@ -51,8 +53,9 @@ def read_prompt_records(path: Path) -> list[PromptRecord]:
         with path.open("rb") as file:
             lines = iter(lambda: file.readline(SMALL), b"")  # of a device a line may be endless
             for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    records.append(_parse_record(f"{path}:{number}", line.decode("utf-8")))
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                if text.strip():
+                    records.append(_parse_record(f"{path}:{number}", text))
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8"
         raise DataError(f"cannot read {path}: {reason}") from error
@@ -64,10 +67,14 @@ def read_prompt_records(path: Path) -> list[PromptRecord]:
 def _parse_record(where: str, line: str) -> PromptRecord:
     try:
         value = load_json(line)
-    except ValueError:
-        value = None
+        # An escape can spell half of a surrogate pair, which the output could not have in it.
+        wrong = describe_surrogate(json.dumps(value, ensure_ascii=False))
+    except (ValueError, RecursionError):
+        value, wrong = None, ""
     if not isinstance(value, dict) or not isinstance(value.get("prompt"), str):
         raise DataError(f'{where}: expected {{"prompt": "..."}}, found {line.strip()[:60]!r}')
+    if wrong:
+        raise DataError(f"{where}: {wrong}")
     if taken := next((key for key in OWN_KEYS if key in value), None):
         raise DataError(f"{where}: {taken!r} is a key of the output; give it another name")
     for key in value:
@@ -123,10 +130,11 @@ class TextsFile:
                 raise DataError(f"{where}: not a line that this command wrote; give another file")
             return False
         index = number // self._num_samples
-        prompt = self._records[index].prompt if index < len(self._records) else None
-        if value.get("index") != index or value.get("prompt") != prompt:
+        record = self._records[index] if index < len(self._records) else None
+        if record is None or value.get("index") != index or not _has_same_prompt(value, record):
             raise DataError(f"{where}: it has the text of another prompt; give another file")
-        if value.get("settings") != self._settings:
+        # Earlier versions named the options of the command alone.
+        if value.get("settings") not in (self._settings, self._name_settings(record)):
             raise DataError(
                 f"{where}: it was made with other options or another model; give another file"
             )
@@ -143,14 +151,25 @@ class TextsFile:
             "prompt": record.prompt,
             **record.rest,
             **text.to_json(),
-            "settings": self._settings,
+            "settings": self._name_settings(record),
         }
         self._file.append(json.dumps(value, ensure_ascii=False).encode("utf-8"))
+
+    def _name_settings(self, record: PromptRecord) -> str:
+        """The settings with those of the prompt's own line."""
+        own = json.dumps(record.options, sort_keys=True)
+        return f"{self._settings}-{hashlib.sha256(own.encode()).hexdigest()[:8]}"
 
     def close(self) -> None:
         """Make the lines safe, and close the file."""
         self._file.sync()
         self._file.close()
+
+
+def _has_same_prompt(value: Mapping[str, Any], record: PromptRecord) -> bool:
+    """Whether a line of the output is that prompt's, with what is passed on."""
+    kept = {"prompt": record.prompt, **record.rest}
+    return json.dumps({name: value.get(name) for name in kept}) == json.dumps(kept)
 
 
 def generate_texts(

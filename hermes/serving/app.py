@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from hermes.serving.body import parse_body
 from hermes.serving.chat_completions import ChatCompletion
 from hermes.serving.completions import Completion
 from hermes.serving.errors import ApiError
@@ -32,6 +33,8 @@ SAFE = {
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-cache",
 }
+# The rest of a body that was given up may still come, and is not the next request.
+HEADERS = {429: {"Retry-After": "1"}, 408: {"Connection": "close"}}
 Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -86,7 +89,7 @@ def make_app(model: ServedModel, *, api_key: str | None = None, hosts: Sequence[
                     _require_key(request, api_key)
                 response = await handle(request)
             except ApiError as error:
-                headers = {"Retry-After": "1"} if error.status == 429 else {}
+                headers = HEADERS.get(error.status, {})
                 response = JSONResponse(error.to_json(), error.status, headers)
             except ClientDisconnect:
                 response = Response(status_code=499)
@@ -134,16 +137,19 @@ def _require_key(request: Request, api_key: str) -> None:
 
 
 async def _read_json(request: Request, model: ServedModel) -> Any:
-    """The body's JSON value. Raises ApiError for one that is too large or is no JSON."""
-    limit, data = model.limits.body, bytearray()
-    async for part in request.stream():
-        data += part
-        if len(data) > limit:
-            raise ApiError(413, f"the body has more than {limit:,} bytes")
+    """The body's JSON value. Raises ApiError for one that is too large, too slow, or no JSON."""
+    limits, data = model.limits, bytearray()
     try:
-        return json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise ApiError(400, f"the body is not JSON: {str(error)[:100]}") from None
+        async with asyncio.timeout(limits.seconds):
+            async for part in request.stream():
+                data += part
+                if len(data) > limits.body:
+                    raise ApiError(413, f"the body has more than {limits.body:,} bytes")
+    except TimeoutError:
+        raise ApiError(
+            408, f"the body was not whole after {limits.seconds:g} s", kind="timeout_error"
+        ) from None
+    return parse_body(data)
 
 
 async def _answer(request: Request, completion: Completion | ChatCompletion) -> Response:

@@ -1,12 +1,14 @@
 """Reads the fields of a request's JSON body, each by its type and bounds, and none silently."""
 
-import math
+import json
 from collections.abc import Mapping
 from typing import Any
 
+from hermes.formatting import describe_surrogate
 from hermes.serving.errors import ApiError
+from hermes.storage.plain_json import load_json
 
-__all__ = ["Body"]
+__all__ = ["Body", "parse_body", "shorten"]
 
 # Fields of OpenAI's API that change nothing of the answer of a model of one's own.
 HARMLESS = frozenset(
@@ -15,6 +17,21 @@ HARMLESS = frozenset(
         *("prompt_cache_retention", "verbosity"),
     }
 )
+LONGEST_SHOWN = 60  # characters of a field's name or value in an error
+
+
+def parse_body(data: bytes | bytearray) -> Any:
+    """The JSON value of a body in UTF-8. Raises ApiError where it is none."""
+    try:
+        text = data.decode("utf-8-sig")
+        value = load_json(text)
+        # Only an escape can spell half of a surrogate pair, which no answer could have in it.
+        found = describe_surrogate(json.dumps(value, ensure_ascii=False)) if "\\u" in text else ""
+    except (ValueError, RecursionError) as error:
+        raise ApiError(400, f"the body is not JSON: {str(error)[:100]}") from None
+    if found:
+        raise ApiError(400, f"the body has a text that is {found}")
+    return value
 
 
 class Body:
@@ -57,7 +74,7 @@ class Body:
         if value is None:
             return None
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not is_number or not math.isfinite(value) or not low <= value <= high:
+        if not is_number or not low <= value <= high:  # which NaN is not either
             raise self.refuse(name, f"must be a number from {low:g} to {high:g}", value)
         return float(value)
 
@@ -75,10 +92,13 @@ class Body:
         """Refuse what no one took."""
         for name, value in self._fields.items():
             if name not in HARMLESS:
-                raise self.refuse(name, "is not known to this server; leave it out", value)
+                raise self.refuse(shorten(name), "is not known to this server; leave it out", value)
 
     def refuse(self, name: str, why: str, value: Any) -> ApiError:
         """The error of a field."""
-        shown = repr(value)
-        shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
-        return ApiError(400, f"{name} {why}; got {shown}", param=name)
+        return ApiError(400, f"{name} {why}; got {shorten(repr(value))}", param=name)
+
+
+def shorten(text: str) -> str:
+    """A name or value as an error shows it."""
+    return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN - 3]}..."

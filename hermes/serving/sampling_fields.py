@@ -9,7 +9,7 @@ from hermes.errors import HermesError
 from hermes.inference.decoding import CONTEXT_OVERFLOWS
 from hermes.inference.request import Request
 from hermes.inference.sampling_options import make_sampling
-from hermes.serving.body import Body
+from hermes.serving.body import Body, shorten
 from hermes.serving.errors import ApiError
 from hermes.serving.served_model import ServedModel
 
@@ -69,7 +69,7 @@ def take_text_settings(body: Body, model: ServedModel, logprobs: int | None) -> 
     if asked is not None and asked != model.name:
         raise ApiError(
             404,
-            f"the model {asked!r} is not served here; it is {model.name!r}",
+            f"the model {shorten(repr(asked))} is not served here; it is {model.name!r}",
             param="model",
             code="model_not_found",
         )
@@ -107,6 +107,10 @@ def take_text_settings(body: Body, model: ServedModel, logprobs: int | None) -> 
 def _take_bias(body: Body) -> dict[int, float]:
     value = body.take("logit_bias", {})
     try:
-        return {int(token): float(bias) for token, bias in value.items()}
-    except (AttributeError, TypeError, ValueError):
-        raise body.refuse("logit_bias", "must give numbers to ids of tokens", value) from None
+        bias = {int(token): number for token, number in value.items()}
+        # Not a text or a truth value, which float() would take, too.
+        if all(type(number) in (int, float) for number in bias.values()):
+            return {token: float(number) for token, number in bias.items()}
+    except (AttributeError, ValueError, OverflowError):
+        pass
+    raise body.refuse("logit_bias", "must give numbers to ids of tokens", value)

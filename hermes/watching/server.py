@@ -75,6 +75,7 @@ class PageHandler(BaseHTTPRequestHandler):
 
     server: WatchServer
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # the head and the data are two writes, 40 ms apart otherwise
     timeout = 60  # seconds, of a reader that asks for nothing
 
     def do_GET(self) -> None:  # the name that http.server calls

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -92,10 +91,35 @@ def test_a_file_of_other_texts_is_refused_and_left_alone(options, call, tmp_path
     code, _, err = call(*options, "--output", path)
     assert code == 1
     assert "it has the text of another prompt; give another file" in err
+    for place, changed, message in (
+        (1, {"max_tokens": 4}, "out.jsonl:2: it was made with other options or another model"),
+        (9, {"temperature": 0.5}, "out.jsonl:10: it was made with other options or another model"),
+        (0, {"id": 8}, "out.jsonl:1: it has the text of another prompt; give another file"),
+    ):
+        records = [*PROMPTS]
+        records[place] = {**records[place], **changed}
+        write_lines(tmp_path / "in.jsonl", records)
+        code, _, err = call(*options, "--output", path)
+        assert (code, message in err) == (1, True), err
     assert path.read_bytes() == before
     path.write_text("notes\n")
     assert call(*options, "--output", path)[0] == 1
     assert path.read_text() == "notes\n"
+
+
+def test_a_file_of_an_earlier_version_is_finished(options, call, tmp_path):
+    """It names the options of the command alone."""
+    path = tmp_path / "out.jsonl"
+    call(*options, "--output", path)
+    lines = read_lines(path)
+    before = "".join(
+        json.dumps({**line, "settings": line["settings"].partition("-")[0]}) + "\n"
+        for line in lines[:4]
+    )
+    path.write_text(before, encoding="utf-8")
+    assert call(*options, "--output", path)[0] == 0
+    assert read_lines(path)[4:] == lines[4:]
+    assert path.read_text(encoding="utf-8").startswith(before)
 
 
 @pytest.mark.parametrize(
@@ -110,6 +134,10 @@ def test_a_file_of_other_texts_is_refused_and_left_alone(options, call, tmp_path
         ({"prompt": "a", "stop": 5}, "in.jsonl: stop must be a list, each item a string"),
         ({"prompt": "a", "logit_bias": "x"}, "in.jsonl: --logit-bias needs ID=NUMBER"),
         ({"prompt": "far " * 150}, "in.jsonl: the prompt has"),
+        (
+            {"prompt": "a", "id": "\ud800"},
+            "in.jsonl:1: half of a surrogate pair, \\ud800, which is",
+        ),
     ],
 )
 def test_a_line_that_cannot_be_is_refused_by_its_place(options, call, tmp_path, record, message):
@@ -117,6 +145,15 @@ def test_a_line_that_cannot_be_is_refused_by_its_place(options, call, tmp_path, 
     code, _, err = call(*options, "--output", tmp_path / "out.jsonl")
     assert code == 1
     assert message in err
+
+
+def test_a_file_of_prompts_may_be_no_json_or_begin_with_a_mark(options, call, tmp_path):
+    (tmp_path / "in.jsonl").write_text("[" * 100_000)
+    code, _, err = call(*options, "--output", tmp_path / "out.jsonl")
+    assert (code, 'in.jsonl:1: expected {"prompt": "..."}, found' in err) == (1, True)
+    (tmp_path / "in.jsonl").write_text('{"prompt": "the cat"}\n', encoding="utf-8-sig")
+    assert call(*options, "--output", tmp_path / "out.jsonl")[0] == 0
+    assert read_lines(tmp_path / "out.jsonl")[0]["prompt"] == "the cat"
 
 
 def test_one_string_is_a_list_of_one(options, call, tmp_path):
@@ -233,23 +270,43 @@ def test_a_beam_search_names_the_penalties_that_it_leaves_out(base):
 
 
 @pytest.mark.long
-def test_a_command_that_is_killed_loses_no_finished_line(base, tmp_path):
-    path = write_lines(tmp_path / "in.jsonl", [{"prompt": "the"}] * 400)
-    out = tmp_path / "out.jsonl"
-    line = [HERMES, "generate", "-c", base, "--prompts", path, "--output", out, "--max-tokens",
-            "100", "--backend", "torch", "--batch-size", "2"]  # fmt: skip
-    line = [str(word) for word in line]
-    process = subprocess.Popen(line, env={**os.environ}, stderr=subprocess.DEVNULL)
-    end = time.monotonic() + 120
-    while not (out.exists() and out.read_bytes().count(b"\n") >= 5) and time.monotonic() < end:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    kept = out.read_bytes().rpartition(b"\n")[0]
-    assert 5 <= kept.count(b"\n") + 1 < 400
-    subprocess.run(line, check=True, stdout=sys.stderr)
+@pytest.mark.parametrize("backend", ["torch", "mlx"])
+def test_a_command_that_is_killed_writes_what_an_unbroken_one_does(base, tmp_path, backend):
+    own = ({}, {"temperature": 0}, {"top_k": 5, "min_tokens": 40}, {"stop": "e", "seed": 3})
+    records = [
+        {"prompt": "the dog ran far"[: 4 + k % 9], "id": k, **own[k % len(own)]} for k in range(200)
+    ]
+    path = write_lines(tmp_path / "in.jsonl", records)
+    out, whole = tmp_path / "out.jsonl", tmp_path / "whole.jsonl"
+
+    def make_line(output):
+        words = [HERMES, "generate", "-c", base, "--prompts", path, "--output", output,
+                 "--max-tokens", 60, "--backend", backend, "--batch-size", 4, "--logprobs", 1,
+                 "--num-samples", 2]  # fmt: skip
+        return [str(word) for word in words]
+
+    for lines in (3, 150):
+        process = subprocess.Popen(make_line(out), stderr=subprocess.DEVNULL)
+        end = time.monotonic() + 120
+        while not (out.exists() and out.read_bytes().count(b"\n") >= lines):
+            assert process.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        kept = out.read_bytes().rpartition(b"\n")[0]
+        assert lines <= kept.count(b"\n") + 1 < 400
+    subprocess.run(make_line(out), check=True, stdout=sys.stderr)
     assert out.read_bytes().startswith(kept)
-    assert len(read_lines(out)) == 400
+    subprocess.run(make_line(whole), check=True, stdout=sys.stderr)
+    again, unbroken = read_lines(out), read_lines(whole)
+    assert len(unbroken) == 400
+    for one, other in zip(again, unbroken, strict=True):
+        found, expected = one.pop("logprobs"), other.pop("logprobs")
+        assert one == other
+        for a, b in zip(found, expected, strict=True):  # the batches were others
+            assert (a["id"], a["text"]) == (b["id"], b["text"])
+            assert a["logprob"] == pytest.approx(b["logprob"], abs=1e-5)
 
 
 @pytest.mark.parametrize(

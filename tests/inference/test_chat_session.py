@@ -105,8 +105,10 @@ def test_a_conversation_is_saved_as_a_record_and_read_again(base, tmp_path):
 
 @pytest.mark.parametrize(
     "text",
-    ["[]", "{}", '{"messages": [{"role": "user", "content": "a"}]}', '{"messages": [3]}'],
-)
+    ["[]", "{}", '{"messages": [{"role": "user", "content": "a"}]}', '{"messages": [3]}',
+     '{"messages": 3}', '{"messages": true}', '{"messages": {"role": "user"}}',
+     '{"messages": [{"role": "system", "content": null}]}'],
+)  # fmt: skip
 def test_what_is_no_conversation_is_not_read(base, tmp_path, text):
     (tmp_path / "a.json").write_text(text)
     talk = talk_with(base)
@@ -116,6 +118,16 @@ def test_what_is_no_conversation_is_not_read(base, tmp_path, text):
         talk.load(tmp_path / "a.json")
     with pytest.raises(StorageError, match="cannot read"):
         talk.load(tmp_path / "b.json")
+    assert talk.messages == []
+
+
+@pytest.mark.parametrize("data", [b"[" * 100_000, b"\xff", b'{"messages": ' + b"1" * 5000])
+def test_what_is_no_json_is_not_read(base, tmp_path, data):
+    (tmp_path / "a.json").write_bytes(data)
+    talk = talk_with(base)
+    with pytest.raises(DataError, match=r"a\.json: not a conversation: ") as refused:
+        talk.load(tmp_path / "a.json")
+    assert len(str(refused.value)) < len(str(tmp_path)) + 150
     assert talk.messages == []
 
 

@@ -132,6 +132,71 @@ def test_conversations_are_listed_and_deleted(page):
     assert page.run("document.querySelectorAll('.message').length") == 0
 
 
+def test_a_conversation_that_is_deleted_while_it_is_answered_stays_deleted(
+    page, server, monkeypatch
+):
+    plain = server.model.engine.step
+    monkeypatch.setattr(server.model.engine, "step", lambda: (time.sleep(0.05), plain())[1])
+    page.run("document.querySelector('#input').focus()")
+    page.type("the cat")
+    page.press("Enter", 13)
+    page.wait(f"document.querySelector('.writing') && {LAST}.length > 3")
+    page.run("document.querySelector('#conversations .remove').click()")
+    page.wait(DONE)
+    assert page.run("document.querySelectorAll('.message').length") == 0
+    assert page.run("document.querySelectorAll('#conversations li').length") == 0
+    assert page.run("JSON.parse(localStorage.getItem('hermes.conversations')).length") == 0
+
+
+def test_an_answer_is_copied_or_said_not_to_be(page):
+    """Also where the browser has no clipboard for scripts, as over http from another machine."""
+    set_value(page, "max_tokens", 8)
+    set_value(page, "temperature", 0)
+    said = say(page, "the cat")
+    own = "[...document.querySelectorAll('.message.assistant button')][0]"
+    page.run("Object.defineProperty(navigator, 'clipboard', {value: undefined})")
+    page.run(
+        "window.copied = []; document.addEventListener('copy', () => copied.push("
+        "document.activeElement.value))"
+    )
+    page.run(f"{own}.focus(), {own}.click()")
+    page.wait(f"{own}.textContent === 'Copied'")
+    assert page.run("copied") == [said]
+    assert page.run(f"document.activeElement === {own}")
+    page.run("document.execCommand = () => false")
+    page.run(f"{own}.click()")
+    page.wait(f"{own}.textContent === 'Not copied'")
+
+
+def test_tabs_keep_each_others_conversations(page, server):
+    """A frame of the same origin is another document, as a tab is."""
+    set_value(page, "max_tokens", 3)
+    say(page, "the cat")
+    other = (
+        "(() => { const tab = document.body.appendChild(document.createElement('iframe'));"
+        " const store = tab.contentWindow.localStorage, name = 'hermes.conversations';"
+        " const kept = JSON.parse(store.getItem(name));"
+        " kept.unshift({id: 'x', messages: [{role: 'user', content: 'of another tab'}]});"
+        " store.setItem(name, JSON.stringify(kept)); })()"
+    )
+    titles = "[...document.querySelectorAll('#conversations .title')].map(b => b.textContent)"
+    page.run(other)
+    page.wait(f"{titles}.length === 2")
+    say(page, "a mat")
+    assert page.run(titles) == ["of another tab", "the cat"]
+    page.open(server.address)
+    page.wait("document.body.dataset.ready === 'yes'")
+    assert page.run(titles) == ["of another tab", "the cat"]
+
+
+def test_a_store_that_is_full_is_said(page):
+    set_value(page, "max_tokens", 3)
+    page.run("Storage.prototype.setItem = () => { throw new Error('full'); }")
+    say(page, "the cat")
+    told = page.run("document.querySelector('#rate').textContent")
+    assert told == "the browser keeps no more: this is lost with the page"
+
+
 def test_an_error_of_the_server_is_shown(page):
     set_value(page, "top_p", 7)
     assert "top_p must be a number" in say(page, "the cat")

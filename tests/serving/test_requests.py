@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from hermes.errors import HermesError
+from hermes.serving.run_server import bind
 from hermes.serving.served_model import Limits
 from hermes_torch.row_decoder import RowDecoder
 
@@ -201,6 +202,27 @@ def test_metrics_count_requests_and_tokens(make_server):
     assert float(numbers[f'hermes_requests_total{{{path},status="400"}}']) == 1
     assert float(numbers["hermes_generated_tokens_total"]) == 7
     assert float(numbers["hermes_running_texts"]) == 0
+
+
+def test_what_is_small_is_sent_at_once():
+    """Not after the 40 ms for which the kernel waits for more, in every answer and every token."""
+
+    async def read_option():
+        asked = asyncio.get_running_loop().create_future()
+
+        def look(reader, writer):
+            own = writer.get_extra_info("socket")
+            asked.set_result(own.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        with bind("127.0.0.1", 0) as listening:
+            async with await asyncio.start_server(look, sock=listening):
+                _, writer = await asyncio.open_connection(*listening.getsockname())
+                found = await asked
+                writer.close()
+        return found
+
+    assert asyncio.run(read_option()) == 1
 
 
 def test_a_server_for_other_machines_needs_a_key(checkpoint):

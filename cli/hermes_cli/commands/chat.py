@@ -13,6 +13,7 @@ import click
 
 from hermes.errors import HermesError, suggest_nearest
 from hermes.formatting import format_count
+from hermes_cli.display.line_input import read_line, read_whole_input
 from hermes_cli.display.model_menu import choose_model
 from hermes_cli.display.text_stream import stream_text
 from hermes_cli.launch.signals import FIRST_STEP_GRACE, Signals
@@ -90,7 +91,7 @@ def chat(
     if sys.stdin.isatty():
         _converse(talk, signals)
     else:
-        message = sys.stdin.read().strip()
+        message = read_whole_input().strip()
         if not message:
             raise HermesError("no message: write one to standard input")
         _answer(talk, talk.say(message), signals)
@@ -121,6 +122,9 @@ def _converse(talk: "ChatSession", signals: Signals) -> None:
                 raise
             click.echo("\n/quit or Ctrl-D ends", err=True)
             continue
+        except HermesError as error:
+            click.echo(f"Error: {error}", err=True)
+            continue
         signals.forget_ctrl_c()
         if line == "/quit":
             return
@@ -141,14 +145,14 @@ def _converse(talk: "ChatSession", signals: Signals) -> None:
 
 def _read_message() -> str:
     """Read a message: a line, or several between quotes or before a backslash."""
-    line = input(">>> ").strip()
+    line = read_line(">>> ").strip()
     if line.startswith(QUOTES):
         lines = [line.removeprefix(QUOTES)]
         while not lines[-1].endswith(QUOTES):
-            lines.append(input("... "))
+            lines.append(read_line("... "))
         return "\n".join(lines).removesuffix(QUOTES).strip()
     while line.endswith("\\"):
-        line = line.removesuffix("\\") + "\n" + input("... ").rstrip()
+        line = line.removesuffix("\\") + "\n" + read_line("... ").rstrip()
     return line
 
 

@@ -10,6 +10,7 @@ import click
 
 from hermes.formatting import format_count
 from hermes_cli.display.count_bar import show_count
+from hermes_cli.display.line_input import read_whole_input
 from hermes_cli.display.text_stream import stream_text
 from hermes_cli.options.declarations import declare_command
 
@@ -50,7 +51,7 @@ def generate(
         raise HermesError("--output is the file for the texts of --prompts; give those, too")
     check_batch_invariance(options)
     if options["prompt"] == "-":
-        options["prompt"] = sys.stdin.read()
+        options["prompt"] = read_whole_input()
     options["json_schema"] = choose_schema(options["json_schema"])
     model = load(
         checkpoint,

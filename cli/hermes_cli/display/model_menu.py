@@ -5,6 +5,9 @@ from pathlib import Path
 
 import click
 
+from hermes.errors import DataError
+from hermes_cli.display.line_input import read_line
+
 __all__ = ["choose_model", "find_models"]
 
 DEPTH = 2  # folders below the current one that are looked into
@@ -50,7 +53,10 @@ def choose_model(folder: Path, make_one: Callable[[], Path]) -> Path | None:
         click.echo(f"  {number}  {_describe(model, folder)}", err=True)
     click.echo("  n  train a small model now, in a few minutes (hermes quickstart)", err=True)
     while True:
-        answer = input("Which model? ").strip().lower()
+        try:
+            answer = read_line("Which model? ").strip().lower()
+        except DataError:
+            answer = ""
         if answer in ("q", "quit"):
             return None
         if answer == "n":

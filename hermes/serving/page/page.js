@@ -8,8 +8,9 @@ const STORE = "hermes.conversations", SETTINGS = "hermes.settings", KEY = "herme
 const load = (name, otherwise) => {
   try { return JSON.parse(localStorage.getItem(name)) ?? otherwise; } catch { return otherwise; }
 };
+/** Whether the browser has kept it: a store may be full or private. */
 const keep = (name, value) => {
-  try { localStorage.setItem(name, JSON.stringify(value)); } catch { /* a full or private store */ }
+  try { localStorage.setItem(name, JSON.stringify(value)); return true; } catch { return false; }
 };
 
 let conversations = load(STORE, []); // [{id, messages: [{role, content, failed}]}]
@@ -36,8 +37,34 @@ function begin() {
 }
 
 function save() {
-  if (current.messages.length && !conversations.includes(current)) conversations.unshift(current);
-  keep(STORE, conversations);
+  if (current.messages.length && !current.gone && !conversations.includes(current)) conversations.unshift(current);
+  if (!keep(STORE, conversations)) find("rate").textContent = "the browser keeps no more: this is lost with the page";
+}
+
+/** Takes over what another tab has kept; an answer under way goes on where it is. */
+function takeOver(event) {
+  if (event.key !== STORE && event.key !== null) return;
+  conversations = load(STORE, []);
+  const kept = conversations.find(one => one.id === current.id);
+  const differs = kept && !answering && JSON.stringify(kept) !== JSON.stringify(current);
+  if (differs) current = kept;
+  else if (kept) conversations[conversations.indexOf(kept)] = current;
+  if (differs) draw(); else drawList();
+}
+
+async function copy(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+    return true;
+  } catch { /* browsers have it on this machine and over https only */ }
+  const area = element("textarea"), before = document.activeElement;
+  area.value = text;
+  document.body.append(area);
+  area.select();
+  const done = document.execCommand("copy");
+  area.remove();
+  before?.focus();
+  return done;
 }
 
 function drawList() {
@@ -48,7 +75,10 @@ function drawList() {
     const remove = button("×", () => {
       conversations = conversations.filter(other => other !== one);
       keep(STORE, conversations);
-      if (one === current && !answering) begin(); else drawList();
+      one.gone = true;
+      if (one !== current) drawList();
+      else if (answering) answering.abort();
+      else begin();
     });
     remove.className = "remove";
     remove.setAttribute("aria-label", `Delete the conversation ${title.textContent}`);
@@ -67,10 +97,10 @@ function drawMessages() {
     const box = element("div", "", `message ${message.role}${message.failed ? " failed" : ""}`);
     box.append(element("div", message.content, "said"));
     const tools = element("div", "", "tools");
-    tools.append(button("Copy", event => {
-      navigator.clipboard?.writeText(message.content);
-      event.target.textContent = "Copied";
-      setTimeout(() => { event.target.textContent = "Copy"; }, 1200);
+    tools.append(button("Copy", async event => {
+      const own = event.target;
+      own.textContent = await copy(message.content) ? "Copied" : "Not copied";
+      setTimeout(() => { own.textContent = "Copy"; }, 1200);
     }));
     const last = number === current.messages.length - 1;
     if (message.role === "assistant" && last) tools.append(button("Regenerate", regenerate));
@@ -193,7 +223,7 @@ async function answer(anew = false) {
   if (!message.content) whose.messages.pop();
   answering = null;
   save();
-  draw();
+  if (whose.gone) begin(); else draw();
   find("input").focus();
 }
 
@@ -257,6 +287,8 @@ document.addEventListener("keydown", event => {
   if (event.key === "Escape" && answering) answering.abort();
   if (event.key === "O" && event.ctrlKey && event.shiftKey && !answering) { event.preventDefault(); begin(); }
 });
+
+window.addEventListener("storage", takeOver);
 
 restoreSettings();
 begin();

@@ -1,0 +1,87 @@
+"""No value of any field is the server's fault: each is taken, or refused in the API's form."""
+
+import http.client
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+import hermes.serving
+from hermes.serving.body import HARMLESS
+from hermes.serving.sampling_fields import MORE_COUNTS, MORE_NUMBERS
+from tests.serving.test_errors import read_error
+from tests.serving.test_requests import post
+
+SOURCES = ("completions.py", "chat_completions.py", "answer_form.py", "sampling_fields.py")
+CODE = "".join(
+    (Path(hermes.serving.__file__).parent / name).read_text(encoding="utf-8") for name in SOURCES
+)
+FIELDS = sorted(
+    {*re.findall(r'body\.take\w*\(\s*"(\w+)"', CODE), *MORE_NUMBERS, *MORE_COUNTS, *HARMLESS}
+    | {"colour"}
+)
+HUGE = "1" + "0" * 400
+VALUES = (
+    *("true", "-1", "1e400", "NaN", "1e308", HUGE, '"\\ud800"', '"' + "x" * 9999 + '"'),
+    *("[]", "[null]", '{"5": ' + HUGE + "}", '{"-1": 1}', "[" * 900 + "]" * 900),
+    '{"type": "json_schema", "json_schema": {"schema": {"multipleOf": ' + HUGE + "}}}",
+    '[{"function": {"name": "f", "parameters": {"type": "object", "properties": 5}}}]',
+)
+BASES = {
+    "/v1/completions": '"prompt": "the cat", "max_tokens": 2',
+    "/v1/chat/completions": '"messages": [{"role": "user", "content": "the cat"}], "max_tokens": 2',
+}
+
+
+def test_all_fields_are_found():
+    assert {"prompt", "messages", "temperature", "min_p", "tools", "user", "n"} <= {*FIELDS}
+    assert len(FIELDS) > 40
+
+
+@pytest.mark.parametrize("path", BASES)
+def test_every_value_of_every_field_is_taken_or_refused(server, path):
+    faults, statuses = [], set()
+    client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    for field in FIELDS:
+        for value in VALUES:
+            client.request("POST", path, f'{{{BASES[path]}, "{field}": {value}}}'.encode())
+            answer = client.getresponse()
+            said, status = answer.read(), answer.status
+            statuses.add(status)
+            if status >= 500 or b"server_error" in said:
+                faults.append((field, value[:60], said[:200]))
+            elif status >= 400:
+                (error,) = json.loads(said).values()
+                assert set(error) == {"message", "type", "param", "code"}
+                assert 0 < len(error["message"]) < 1000
+    client.close()
+    assert faults == []
+    assert statuses == {200, 400, 404}
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        (b'{"prompt": "\\ud800"}', r"the body has a text that is half of a surrogate pair, \ud800"),
+        (b'{"\\ud800": 1}', r"the body has a text that is half of a surrogate pair, \ud800"),
+        (b'{"prompt": "\xed\xa0\x80"}', "the body is not JSON: 'utf-8' codec can't decode"),
+        ('{"prompt": "a"}'.encode("utf-16"), "the body is not JSON: 'utf-8' codec can't decode"),
+        (b'{"prompt": "a", "temperature": 1%s}' % (b"0" * 400), "temperature must be a number"),
+        (b'{"prompt": "a", "logit_bias": {"5": 1%s}}' % (b"0" * 400), "logit_bias must give"),
+        (b'{"prompt": "a", "logit_bias": {"5": true}}', "logit_bias must give numbers to ids"),
+        (b'{"%s": 1}' % (b"a" * 9999), f"{'a' * 57}... is not known to this server"),
+    ],
+)
+def test_what_no_text_and_no_number_is_is_refused_by_name(server, body, why):
+    answer = post(server, body)
+    assert answer.status_code == 400
+    assert why in read_error(answer)["message"]
+
+
+def test_escapes_of_whole_pairs_and_a_byte_order_mark_are_read(server):
+    plain = post(server, {"prompt": "the \U0001f600 cat", "max_tokens": 3, "temperature": 0})
+    body = b'\xef\xbb\xbf{"prompt": "the \\ud83d\\ude00 cat", "max_tokens": 3, "temperature": 0}'
+    answer = post(server, body)
+    assert answer.status_code == 200
+    assert answer.json()["choices"] == plain.json()["choices"]
