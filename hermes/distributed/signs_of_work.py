@@ -29,11 +29,13 @@ MOST_PLACES = 200_000
 WAITING = (
     *("hermes_torch.process_group", "hermes_torch.sharding", "torch.distributed"),
     *("torch.autograd", "torch.nn.parallel", "hermes_mlx.process_group", "hermes_mlx.learner"),
+    # MLX computes what is asked for, gradients of the others too, where the first of it is needed.
+    *("hermes_mlx.optimizer", "hermes_mlx.compiler"),
 )
 # Where processor time says nothing: a ring of MLX, and NCCL, look for the others in a loop.
 ONLY_WAITING = (
     *("hermes_torch.process_group", "torch.distributed"),
-    *("hermes_mlx.process_group", "hermes_mlx.learner"),
+    *("hermes_mlx.process_group", "hermes_mlx.learner", "hermes_mlx.optimizer"),
 )
 RANKS, OTHERS = "ranks", "others"  # what a rank waits for
 

@@ -1,6 +1,8 @@
 """What a rank shows of its work before the first step, and what it says of it."""
 
+import importlib.util
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -14,7 +16,7 @@ from hermes.distributed.processor_time import (
     read_descendants_seconds,
     read_seconds,
 )
-from hermes.distributed.signs_of_work import BEAT, SignsOfWork
+from hermes.distributed.signs_of_work import BEAT, WAITING, SignsOfWork
 from hermes_cli.launch.pulse import Pulse, get_pulse_path, read_beat
 from tests.distributed.support import WAIT
 
@@ -132,3 +134,20 @@ def test_a_pulse_is_a_file_until_the_first_step_is_done(tmp_path):
     pulse.stop()
     time.sleep(1.5 * BEAT)
     assert not list(tmp_path.iterdir())
+
+
+# Of MLX's modules that wait for what they ask for: not called in a step, or before all meet.
+OUT_OF_A_STEP = {"cache", "inference", "joined_weights", "row_decoder", "runtime"}
+
+
+def test_every_module_of_mlx_in_which_a_step_waits_is_known_as_one_that_waits():
+    """What the others compute is waited for wherever the first of it is asked for."""
+    folder = Path(importlib.util.find_spec("hermes_mlx").origin).parent
+    asking = {
+        path.stem
+        for path in folder.glob("*.py")
+        if re.search(r"mx\.(async_)?eval\(", path.read_text(encoding="utf-8"))
+    }
+    assert asking > OUT_OF_A_STEP
+    for name in asking - OUT_OF_A_STEP:
+        assert f"hermes_mlx.{name}".startswith(WAITING), name
