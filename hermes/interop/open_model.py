@@ -162,7 +162,7 @@ def _open_checkpoint(path: Path, use_ema: bool) -> StoredModel:
 
 
 def _note_links(path: Path) -> tuple[str, ...]:
-    """Name the files of a model's folder that lie elsewhere; who sent the folder chose them.
+    """Name the files of a model's folder that lie elsewhere, or nowhere; its sender chose them.
 
     The cache of the Hub is made of links, from snapshots/COMMIT to blobs beside it.
     """
@@ -176,9 +176,9 @@ def _note_links(path: Path) -> tuple[str, ...]:
         if entry.is_symlink()
     }
     return tuple(
-        f"{entry} is a link to {target}, outside of the model"
+        f"{entry} is a link to {target}, {'outside of the model' if entry.exists() else 'nowhere'}"
         for entry, target in links.items()
-        if not any(target.is_relative_to(one) for one in inside)
+        if not entry.exists() or not any(target.is_relative_to(one) for one in inside)
     )
 
 

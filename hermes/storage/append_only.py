@@ -43,8 +43,9 @@ class AppendOnlyFile:
             flush(self._file.fileno())
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the file, which tries once more to write what it could not."""
+        with self._translate_errors():
+            self._file.close()
 
     @contextmanager
     def _translate_errors(self) -> Iterator[None]:

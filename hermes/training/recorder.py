@@ -60,7 +60,8 @@ class RunRecorder:
 
     def __enter__(self) -> Self:
         request, parts = self._request, self._components
-        self._folder, self._data = RunFolder(request.output), DataFiles(request.data)
+        self._folder = RunFolder(request.output)
+        self._data = DataFiles(request.data, request.validation)
         beside = make_companions(parts.spec, parts.tokenizer, request.tokenizer_settings)
         with ExitStack() as stack:
             self._saver = stack.enter_context(

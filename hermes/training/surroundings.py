@@ -7,7 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hermes.data import expand_paths
+from hermes.data.files import STANDARD_INPUT
 from hermes.data.mixture import strip_weights
+from hermes.data.prepared_folder import is_prepared
+from hermes.data.token_files import ENDING
 from hermes.errors import HermesError, StorageError
 
 __all__ = ["DataFiles", "RunFolder"]
@@ -44,25 +47,41 @@ class RunFolder:
 class DataFiles:
     """The files that a run's data was read from, as they were when it began to train.
 
-    The run keeps to what it read; but to resume it would read them again.
+    The run keeps to the text that it read; but to resume it would read the files again. Files of
+    tokens, also those of a prepared folder, it reads as it goes.
     """
 
-    def __init__(self, data: Sequence[str]):
+    def __init__(self, data: Sequence[str], validation: Sequence[str] = ()):
         try:
-            names = expand_paths([n for n in strip_weights(data) if n != "-" and "://" not in n])
+            names = [*strip_weights(data), *validation]
         except HermesError:
             names = []
-        self._facts = {path: _describe(path) for path in map(Path, names)}
+        paths = [path for name in names for path in _list_files(name)]
+        self._facts = {path: _describe(path) for path in paths}
 
     def warn_changed(self) -> None:
         """Warn of each file that has changed since, once."""
         for path in [path for path, facts in self._facts.items() if _describe(path) != facts]:
             del self._facts[path]
+            what = "text"
+            found = "keeps to the text as it read it"
+            if path.suffix == ENDING:
+                what, found = "file", "reads its tokens as it goes, so it may have trained on both"
             warnings.warn(
-                f"{path} has changed while the run trains; the run keeps to the text as it read "
-                "it, but can be resumed with that text alone",
+                f"{path} has changed while the run trains; the run {found}, but can be resumed "
+                f"with that {what} alone",
                 stacklevel=2,
             )
+
+
+def _list_files(name: str) -> list[Path]:
+    """The files behind a name of data; none of what is not on this machine's disks."""
+    if name == STANDARD_INPUT or "://" in name:
+        return []
+    try:
+        return sorted(Path(name).iterdir()) if is_prepared(Path(name)) else expand_paths([name])
+    except (HermesError, OSError):
+        return []
 
 
 def _identify(path: Path) -> tuple[int, int] | None:

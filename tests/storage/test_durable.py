@@ -195,6 +195,17 @@ def test_a_log_keeps_its_first_lines_and_grows(tmp_path):
         AppendOnlyFile(tmp_path / "none" / "log", lambda line: True)
 
 
+def test_a_log_on_a_full_disk_is_named_also_when_it_is_closed(tmp_path):
+    """What could not be written is tried again at the end."""
+    log = AppendOnlyFile(tmp_path / "log", lambda line: True)
+    full = os.open("/dev/full", os.O_WRONLY)
+    os.dup2(full, log._file.fileno())
+    os.close(full)
+    for act in (lambda: log.append(b"1"), log.close):
+        with pytest.raises(StorageError, match=r"^cannot write .*/log: no space left on device$"):
+            act()
+
+
 def test_a_file_is_linked_or_copied(tmp_path, monkeypatch):
     source = tmp_path / "a"
     source.write_bytes(b"x")

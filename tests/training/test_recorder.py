@@ -5,6 +5,7 @@ import json
 import math
 import re
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from hermes.interface import find_backend
 from hermes.training.events import MEASURED, Evaluation, Saved, Update
 from hermes.training.metrics_file import MetricsFile, read_metrics
 from hermes.training.run_yaml import read_sessions
+from hermes.training.surroundings import DataFiles
 from tests.training.support import SPEC, losses, tensors
 
 BACKENDS = ("torch", "mlx")
@@ -291,6 +293,34 @@ def test_data_that_changes_while_a_run_trains_is_said_at_the_next_save(go, tmp_p
         go(data=text, max_steps=4, save_every=2, report=report)
     with pytest.raises(HermesError, match=r"^the data has fingerprint "):
         go(data=text, max_steps=6, resume=True)
+
+
+def test_each_file_that_a_run_reads_is_watched(tmp_path):
+    """Of data and of validation, text and tokens, and of prepared folders beside others."""
+    text, tokens, held_out = tmp_path / "a.txt", tmp_path / "b.bin", tmp_path / "c.txt"
+    folder = tmp_path / "prepared"
+    folder.mkdir()
+    (folder / "manifest.json").write_text('{"format": "hermes tokens"}')
+    shard = folder / "00000-00000.bin"
+    for path in (text, tokens, held_out, shard):
+        path.write_text("words")
+    names = (f"{text}:0.5", f"b={tokens}:0.2", f"p={folder}:0.3")
+    files = DataFiles(names, (str(held_out), "-", "hf://datasets/a/b", str(tmp_path / "none")))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        files.warn_changed()
+    for path, words in (
+        (text, "keeps to the text as it read it, but can be resumed with that text alone"),
+        (held_out, "keeps to the text as it read it, but can be resumed with that text alone"),
+        (tokens, "reads its tokens as it goes, so it may have trained on both, but can be resumed "
+                 "with that file alone"),
+        (shard, "reads its tokens as it goes"),
+    ):  # fmt: skip
+        path.write_text("other words")
+        with pytest.warns(
+            UserWarning, match=f"{path} has changed while the run trains; the run {words}"
+        ):
+            files.warn_changed()
 
 
 def test_nothing_of_a_run_depends_on_the_clock(go, tmp_path, monkeypatch):
