@@ -266,7 +266,8 @@ def train(
     run's own; others must not make it another run. allow_batch_change lets steps take another
     number of samples, allow_data_change other data, allow_tokenizer_change a tokenizer whose ids
     mean other tokens than those of the checkpoint. force: train although memory or disk seem too
-    small. dry_run: check everything that can be refused, and return without training or writing.
+    small. dry_run: check everything that can be refused, and return without training or writing a
+    run; tokens are cached.
     auto_batch: choose batch_size and grad_accum so that a step fits into memory, with as many
     samples per step as they say.
 

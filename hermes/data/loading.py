@@ -40,6 +40,7 @@ from hermes.data.token_files import is_token_file, open_token_files
 from hermes.data.token_space import check_token_space
 from hermes.data.token_stream import TokenStream, tokenize
 from hermes.errors import DataError
+from hermes.storage.addresses import require_local
 
 if TYPE_CHECKING:
     from hermes.tokenizer import Tokenizer
@@ -63,6 +64,10 @@ class DataOptions:
     watch: Watch = report_progress
     tell: Callable[[str], None] = lambda line: None
     force: bool = False
+
+    def __post_init__(self) -> None:
+        if self.cache_dir is not None:
+            require_local(self.cache_dir, "tokens")
 
 
 def load_tokens(paths: Paths, tokenizer: "Tokenizer", options: DataOptions) -> TokenStream:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from hermes.errors import DataError, HermesError, StorageError
+from hermes.storage.addresses import ADDRESS
 from hermes.storage.hub_log import hide_retries
 
 __all__ = [
@@ -19,9 +20,6 @@ __all__ = [
     "refuse_secrets",
     "restore_address",
 ]
-
-# A Path collapses two slashes to one, so one is enough.
-ADDRESS = re.compile(r"(?P<protocol>[a-z][a-z0-9+.-]+):/+(?P<rest>.+)", re.DOTALL)
 
 AUTHORITY = re.compile(r"[a-z][a-z0-9+.-]+:/+(?P<user>[^/?#]*@)?(?P<host>[^/?#]*)")
 # Parameters by which an address proves who may read it, as of signed addresses of object stores.

@@ -20,6 +20,7 @@ from hermes.finetuning.base_model import (
 from hermes.interface import Tensors
 from hermes.interop.hub import load_tokenizer
 from hermes.recipe import LORA_TARGETS, Lora
+from hermes.storage.addresses import require_local
 from hermes.tokenizer import Tokenizer
 from hermes.training.host import RunHost
 from hermes.training.options import (
@@ -195,9 +196,11 @@ def make_bad_records(call: Call) -> BadRecords | None:
 
 
 def make_example_cache(call: Call, host: RunHost) -> ExampleCache:
-    """Where the call's encoded examples are kept."""
-    folder = call["cache_dir"]
-    return ExampleCache(Path(folder) if folder else None, host.tell)
+    """Where the call's encoded examples are kept. Raises HermesError."""
+    folder = Path(call["cache_dir"]) if call["cache_dir"] else None
+    if folder is not None:
+        require_local(folder, "examples")
+    return ExampleCache(folder, host.tell)
 
 
 def make_finetuning_fields(call: Call, base: BaseModel, longest: int) -> dict[str, object]:

@@ -21,6 +21,7 @@ from hermes.checkpoint.find import resolve_run_name
 from hermes.checkpoint.manifest import MANIFEST, read_manifest
 from hermes.errors import CheckpointError, HermesError, StorageError
 from hermes.interop.hub_client import require_hub, translate_hub_errors
+from hermes.storage.addresses import find_address
 from hermes.storage.durable import Disk, link_or_copy, write_atomically, write_folder_atomically
 from hermes.storage.plain_json import load_json
 from hermes.storage.reading import hash_file
@@ -100,11 +101,10 @@ def resolve_hub_path(path: str | os.PathLike[str]) -> tuple[Path, tuple[str, ...
 
 def describe_missing_model(path: Path) -> str:
     """The sentence about a model's name that stands for nothing on this machine."""
-    address = re.fullmatch(r"([a-z][a-z0-9+.-]+):/+(.+)", str(path))  # a Path collapses two slashes
-    if address is not None:
+    if address := find_address(path):
         return (
-            f"{address[1]}://{address[2]} is an address, and models are read from files or from "
-            "the Hub, as hf://OWNER/REPO; download it first"
+            f"{address} is an address, and models are read from files or from the Hub, as "
+            "hf://OWNER/REPO; download it first"
         )
     missing = f"{path}: no such file or folder; check the name"
     if NAME.fullmatch(f"hf://{path}") and not path.parent.exists():

@@ -9,6 +9,7 @@ from hermes.checkpoint.manifest import MANIFEST
 from hermes.checkpoint.weights import INDEX, MODEL, SHARD_LIMIT, plan_shards, render_index
 from hermes.errors import HermesError
 from hermes.interface import Tensors
+from hermes.storage.addresses import require_local
 from hermes.storage.durable import write_file, write_folder_atomically
 from hermes.storage.safetensors import compute_file_size, encode_tensors
 from hermes.storage.space import require_space
@@ -37,6 +38,7 @@ def write_folder(
     HermesError.
     """
     disk = disk or Disk()
+    require_local(target, "models")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise HermesError(f"{target} already exists; choose another name or remove it")
     shards: Mapping[str, Mapping[str, TensorInfo]]

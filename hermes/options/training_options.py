@@ -193,7 +193,8 @@ def _make_checkpoint_options() -> tuple[Option, ...]:
                help="Shell command to run when the run ends, also by an error or a signal, such "
                "as one that hands back a rented machine; HERMES_STATUS tells it how"),
         Option("dry_run", type=bool, default=False, group="Safeguards", scope="call",
-               help="Check everything and show what would be trained, without training or writing"),
+               help="Check everything and show what would be trained, without training or writing "
+               "a run; tokens of long text are kept in the cache"),
         Option("save_every", type=int, default=RECIPE.save_every, group=group,
                scope="recipe", recipe_field="save_every",
                help="Save a checkpoint every N optimizer steps; 0 saves at the end only"),

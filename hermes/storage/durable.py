@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from hermes.errors import HermesError, StorageError
+from hermes.storage.addresses import require_local
 from hermes.storage.reading import list_folder
 from hermes.storage.temporary import delete_abandoned, hold_lock
 
@@ -191,6 +192,7 @@ def write_atomically(
     file after a power failure, or syncs its folder before something rests on it.
     """
     disk = disk or Disk()
+    require_local(path)
     try:
         mode = path.stat().st_mode if path.exists() else None
         if mode is not None and not stat.S_ISREG(mode):

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
+from hermes.storage.addresses import require_local
 from hermes.storage.append_only import AppendOnlyFile
 
 __all__ = ["LogFile"]
@@ -22,6 +23,7 @@ class LogFile:
 
     def __enter__(self) -> Self:
         if self._path is not None:
+            require_local(self._path)
             self._file = AppendOnlyFile(self._path, lambda line: line.endswith(b"\n"))
         return self
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hermes.errors import CheckpointError, DataError, StorageError
+from hermes.storage.addresses import find_address
 from hermes.storage.reading import read_bounded
 from hermes.storage.strict_json import parse_json
 from hermes.tokenizer.bytelevel import make_byte_level_json
@@ -31,6 +32,7 @@ MISSING = (
     "no such tokenizer; make one with 'hermes train-tokenizer', or while training with "
     "--train-tokenizer"
 )
+DOWNLOAD = "download the tokenizer, or name one on the Hub as hf://OWNER/REPO"
 
 
 def is_tokenizer_file(name: str) -> bool:
@@ -65,6 +67,8 @@ def read_folder(path: Path) -> tuple[dict[str, bytes], str]:
         if name_manifest(chosen).is_file():
             files[MANIFEST] = read_bounded(name_manifest(chosen))
     except FileNotFoundError:
+        if address := find_address(path):
+            raise DataError(f"{address} is an address; {DOWNLOAD}") from None
         raise DataError(f"{path}: {MISSING}") from None
     except OSError as error:
         raise StorageError(f"cannot read {path}: {error.strerror}") from error

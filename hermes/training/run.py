@@ -20,6 +20,7 @@ from hermes.interface import LazyTensors, Learner, Tensors, TrainState
 from hermes.numerics.lora import init_adapters
 from hermes.numerics.params import init_weights
 from hermes.stages import report_stage
+from hermes.storage.addresses import require_local
 from hermes.training.cooldown import open_stable_checkpoint, plan_cooldown
 from hermes.training.coordination import NullRecorder, RankCoordinator
 from hermes.training.events import Event
@@ -287,6 +288,7 @@ def check_output(output: Path, *, resume: bool) -> None:
     Raises HermesError.
     """
     if not output.exists():
+        require_local(output, "runs")
         return
     if not output.is_dir():
         raise HermesError(f"output {str(output)!r} is a file; choose a folder")

@@ -171,6 +171,32 @@ def test_a_file_to_write_that_is_a_folder_is_refused_before_the_work(here, call)
     refuses(call, 74, message, "train-tokenizer", "--input", "none.txt", "--output", "folder")
 
 
+def test_an_address_where_something_is_written_is_refused_and_no_folder_of_its_name_is_made(
+    trained, call
+):
+    """As s3://bucket/run, where a run would be left on this machine alone."""
+    where = "s3://bucket/run"
+
+    def refuses_address(what, *arguments):
+        end = "are written to this machine or to what is mounted on it; name a path there"
+        refuses(call, 1, f"{where} is an address, and {what} {end}", *arguments)
+
+    base = [(where if one == "run" else one) for one in TRAIN]
+    refuses_address("runs", *base)
+    new = [("new" if one == "run" else one) for one in TRAIN]
+    refuses_address("files", *new, "--log-file", where, "--max-steps", 1)
+    prepare = ("prepare", "--data", "text.txt", "--tokenizer", "tokenizer.json", "--output")
+    refuses_address("tokens", *prepare, where)
+    refuses_address("tokens", *new, "--cache-dir", where)
+    convert = ("convert", "run", where, "--to", "hf")
+    assert f"Error: {where} is an address, and models are written to" in call(*convert)[2]
+    assert not Path("s3:").exists()
+    model = f"{where} is an address, and models are read from files or from the Hub, as "
+    refuses(call, 1, f"{model}hf://OWNER/REPO; download it first", "eval", "-c", where, "a.txt")
+    message = f"{where} is an address; download the tokenizer, or name one on the Hub as hf://OWNER"
+    refuses(call, 1, f"{message}/REPO", *new[:3], "--tokenizer", where, *new[5:])
+
+
 def test_records_of_another_kind_name_the_command_that_takes_them(place, trained, call):
     pairs, chats = place / "prefs.jsonl", place / "chat.jsonl"
     tune = ("--checkpoint", "run", "--output", "o", "--device", "cpu")

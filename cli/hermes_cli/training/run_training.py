@@ -126,7 +126,7 @@ def train_run(context: click.Context, /, **_: Any) -> None:
             if not options["dry_run"]:
                 progress.report_end(result)
             elif leads:
-                tell("dry run: nothing is trained, and nothing is written")
+                tell("dry run: nothing is trained, and no run is written")
 
 
 def _tell(line: str) -> None:

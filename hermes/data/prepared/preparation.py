@@ -51,6 +51,7 @@ from hermes.data.prepared.plan import (
 from hermes.data.progress import PreparationProgress, Watch, report_progress
 from hermes.data.source_file import SourceFile
 from hermes.errors import DataError, HermesError, StorageError
+from hermes.storage.addresses import require_local
 from hermes.storage.durable import TEMPORARY, Disk, write_atomically
 from hermes.storage.plain_json import load_json
 from hermes.storage.typed_json import build_typed
@@ -152,6 +153,7 @@ def _describe_damaged_plan(folder: Path) -> str:
 
 def _open_folder(folder: Path, plan: Plan, tokenizer: "Tokenizer", disk: Disk) -> bool:
     """Make the folder or look at what is in it. Returns whether it is whole already."""
+    require_local(folder, "tokens")
     text = plan.to_json()
     if (folder / MANIFEST).exists():
         facts, _ = read_manifest(folder)
