@@ -21,7 +21,9 @@ class CompiledEvaluation:
     def __init__(self, runtime: Runtime):
         self._runtime, self._padding = runtime, RowPadding()
         self.is_on = uses_compile(runtime)  # whether `compute` is to be called
-        self._loss: Any = compile_function(self._compute_loss) if self.is_on else None
+        self._loss: Any = None
+        if self.is_on:
+            self._loss = compile_function(self._compute_loss, ends_on_interrupt=False)
 
     def compute(
         self,

@@ -18,16 +18,21 @@ def uses_compile(runtime: Runtime) -> bool:
     return runtime.is_on_gpu if wanted is None else wanted
 
 
-def compile_function(function: Callable) -> Callable:
-    """Compile a function; where the compiler is missing or fails, warn and run without it."""
+def compile_function(function: Callable, *, ends_on_interrupt: bool = True) -> Callable:
+    """Compile a function; where the compiler is missing or fails, warn and run without it.
+
+    A compiler that was sent a signal raises KeyboardInterrupt at the first call, unless
+    ends_on_interrupt is False. Later there is something to be saved, so what was asked for is
+    computed without it.
+    """
     chosen = mx.compile(function)
-    tried = False
+    seen: set[Any] = set()  # shapes, each of which MLX compiles anew
 
     def run(*arguments: Any) -> Any:
-        nonlocal chosen, tried
-        if tried:
+        nonlocal chosen
+        shapes = _describe_shapes(arguments)
+        if chosen is function or shapes in seen:
             return chosen(*arguments)
-        tried = True
         # MLX builds kernels when the first result is evaluated, so that is where it may fail.
         try:
             result = chosen(*arguments)
@@ -35,13 +40,30 @@ def compile_function(function: Callable) -> Callable:
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise
-            if is_compiler_interrupted(error):
+            if not is_compiler_interrupted(error):
+                reason = str(error).strip().splitlines()[0]
+                warnings.warn(f"mx.compile failed, so the run continues without it: {reason}")
+            elif ends_on_interrupt and not seen:
                 raise KeyboardInterrupt from error
-            reason = str(error).strip().splitlines()[0]
-            warnings.warn(f"mx.compile failed, so the run continues without it: {reason}")
             chosen = function
         else:
+            seen.add(shapes)
             return result
         return chosen(*arguments)  # out of the block, whose error holds what was computed
 
     return run
+
+
+def _describe_shapes(value: Any) -> Any:
+    """What MLX compiles a function anew for: shapes, and numbers that are no arrays.
+
+    Of dictionaries, which are weights and moments, nothing: theirs stay.
+    """
+    match value:
+        case mx.array():
+            return value.shape, value.dtype
+        case tuple() | list():
+            return tuple(_describe_shapes(one) for one in value)
+        case dict():
+            return None
+    return value

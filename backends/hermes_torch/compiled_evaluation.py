@@ -91,7 +91,8 @@ class CompiledEvaluation:
         try:
             loss: Array = self._loss(*arguments)
         except Exception as error:
-            if not warn_compiler_failed(error, is_first_forward=not self._works):
+            is_first = not self._works
+            if not warn_compiler_failed(error, is_first_forward=is_first, ends_on_interrupt=False):
                 raise
             self._loss = None
             runtime.kernels.flex = False  # of the same compiler

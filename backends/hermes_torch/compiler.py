@@ -55,17 +55,22 @@ def compile_blocks(blocks: torch.nn.ModuleList) -> None:
         block.compile(dynamic=False)
 
 
-def warn_compiler_failed(error: BaseException, *, is_first_forward: bool) -> bool:
+def warn_compiler_failed(
+    error: BaseException, *, is_first_forward: bool, ends_on_interrupt: bool = True
+) -> bool:
     """Whether an error is a failure of the compiler, which is then said.
 
     is_first_forward: at the first call any error of the system may be: a compiler that is missing
     shows itself in many ways. Memory that ran out never is, and neither is what a signal did to the
-    compiler, which raises KeyboardInterrupt.
+    compiler, which raises KeyboardInterrupt. ends_on_interrupt: False where there is something to
+    be saved: then it is a failure, of which nothing is said.
     """
     if is_out_of_memory(error):
         return False
     if is_compiler_interrupted(error):
-        raise KeyboardInterrupt from error
+        if ends_on_interrupt:
+            raise KeyboardInterrupt from error
+        return True
     is_systems = isinstance(error, RuntimeError | OSError | SubprocessError)
     if not (is_first_forward and is_systems) and not _is_compilers(error):
         return False

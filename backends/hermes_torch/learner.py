@@ -84,7 +84,11 @@ class Learner(Model):
             return result
         except Exception as error:
             is_first_forward = not (self._compiler_works or self._is_backward)
-            if not warn_compiler_failed(error, is_first_forward=is_first_forward):
+            if not warn_compiler_failed(
+                error,
+                is_first_forward=is_first_forward,
+                ends_on_interrupt=not self._compiler_works,
+            ):
                 raise
         self._compiled = None
         self.runtime.kernels.flex = False  # of the same compiler

@@ -2,10 +2,11 @@
 
 import os
 import subprocess
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["read_descendants_seconds", "read_seconds"]
+__all__ = ["list_descendants", "read_descendants_seconds", "read_seconds"]
 
 PROC = Path("/proc/self/stat")
 
@@ -22,6 +23,16 @@ def read_descendants_seconds() -> float:
 
     Who has ended is no longer counted: a sum that shrinks says nothing.
     """
+    return sum(seconds for _, seconds in _find_descendants([os.getpid()]))
+
+
+def list_descendants(*pids: int) -> list[int]:
+    """The processes that these have started, and that those have started, of whatever depth."""
+    return [pid for pid, _ in _find_descendants(pids)]
+
+
+def _find_descendants(pids: Iterable[int]) -> list[tuple[int, float]]:
+    """Each descendant of these processes, and the seconds that it has computed."""
     if not PROC.exists():
         rows = _list_by_ps()
     else:
@@ -33,12 +44,12 @@ def read_descendants_seconds() -> float:
     children: dict[int, list[tuple[int, float]]] = {}
     for pid, parent, seconds in rows:
         children.setdefault(parent, []).append((pid, seconds))
-    total, left = 0.0, [os.getpid()]
+    found, left = [], list(pids)
     while left:
         for pid, seconds in children.pop(left.pop(), []):
-            total += seconds
+            found.append((pid, seconds))
             left.append(pid)
-    return total
+    return found
 
 
 def _read_stat(pid: int) -> tuple[int, float]:

@@ -23,8 +23,8 @@ def refuses(call, code, message, *arguments):
     assert "Traceback" not in err
 
 
-def process(*arguments, **options):
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+def process(*arguments, environment=None, **options):
+    environment = os.environ | {"OMP_NUM_THREADS": "1"} | (environment or {})
     return subprocess.Popen(
         [HERMES, *map(str, arguments)],
         stdout=subprocess.PIPE,

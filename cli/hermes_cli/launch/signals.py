@@ -24,6 +24,7 @@ INTERRUPTED = 130  # the exit code of a command that saved nothing
 GRACE = 1.0
 FIRST_STEP_GRACE = 4.0
 POLL = 0.05
+PENDING = 0.5  # seconds between calls of `on_pending`
 LAST_WORD = 0.5  # seconds for the main thread to end once it has said that it does
 SHOW_CURSOR = b"\r\x1b[K\x1b[?25h"  # a bar hides it; what is left of the bar goes too
 
@@ -52,7 +53,8 @@ class Signals:
     grace: seconds after the first signal at which the process ends with 130 if it has not ended by
     itself, as inside a long call that polls nothing; None for as long as it takes. words: what is
     said at the first signal, "" for nothing. last_words: what is said where the process ends
-    itself. silent: another process says it. ends: called before the process ends itself. on_join:
+    itself. silent: another process says it. ends: called before the process ends itself.
+    on_pending: called every half second while a signal is there and the process is, too. on_join:
     called once the other ranks are found. on_first_step: called once the first step is done.
 
     Outside the block nothing comes, unless `finish` was called in it: then the program ends, and a
@@ -67,11 +69,12 @@ class Signals:
         self.last_words = "Error: interrupted"
         self.silent = False
         self.ends: Callable[[], None] | None = None
+        self.on_pending: Callable[[], None] = lambda: None
         self.on_join: Callable[[], None] = lambda: None
         self.on_first_step: Callable[[], None] = lambda: None
         self.number: int | None = None
         self._tell = tell
-        self._came_at = 0.0
+        self._came_at = self._called_at = 0.0
         self._raises = False
         self._claimed = threading.Lock()
         self._code, self._finished = INTERRUPTED, False
@@ -158,6 +161,7 @@ class Signals:
         while True:
             if self._is_overdue():
                 self._end()
+            self._call_pending()
             # The grace may change meanwhile: training begins, or the first step is done.
             ready, _, _ = select.select([self._reader], [], [], POLL if self.has_come() else None)
             if not ready:
@@ -168,6 +172,13 @@ class Signals:
                 return
             for number in numbers:
                 self._take(number)
+
+    def _call_pending(self) -> None:
+        if self._finished or not self.has_come():
+            return
+        if time.monotonic() >= self._called_at + PENDING:
+            self.on_pending()
+            self._called_at = time.monotonic()
 
     def _is_overdue(self) -> bool:
         """Whether a signal came so long ago that nobody seems to poll."""
@@ -190,6 +201,7 @@ class Signals:
 
     def _end(self) -> None:
         """End the process from this thread, whatever the main thread is doing."""
+        self.on_pending()
         if self.ends:
             self.ends()
         if self.claim_last_words():

@@ -19,6 +19,7 @@ from hermes.errors import HermesError, Interrupted
 from hermes.stages import hide_stages, report_stage
 from hermes.storage.temporary import TemporaryFolder
 from hermes_cli.display.run_summary import summarize_model, summarize_run
+from hermes_cli.launch.compilers import end_compilers
 from hermes_cli.launch.crash_log import CrashLog
 from hermes_cli.launch.join import find_launched_backend, join
 from hermes_cli.launch.launcher import start_workers
@@ -249,6 +250,7 @@ class RunProgress:
         self.run = run
         if not run.finished:
             self.signals.grace, self.signals.words = FIRST_STEP_GRACE, STOPPING
+            self.signals.on_pending = end_compilers
             self.stop = self.crash_log.watch(self.signals.has_come)
         if not (self.leads and run.finished):
             return

@@ -12,7 +12,7 @@ def traces(monkeypatch):
     """Shapes that an evaluation is traced for, by a compiler that builds no kernels."""
     made = []
 
-    def compile_by_shape(function):
+    def compile_by_shape(function, *, ends_on_interrupt):
         seen = set()
 
         def run(params, tokens, *rest):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from hermes.interface import Options
+from hermes_mlx.compiler import compile_function
 from tests.backends.support import FLOAT32, make_batch, make_learner, make_spec
 
 FAILED = "[Compile::eval_cpu] Failed to compile function SigmoidA: Failed to execute command with "
@@ -50,3 +51,56 @@ def test_memory_and_interrupts_are_passed_on(compiler, text, kind):
         warnings.filterwarnings("error", message="mx.compile failed")
         with pytest.raises(kind):
             make_learner("mlx", make_spec(), options=COMPILED).grads(make_batch())
+
+
+INTERRUPTED = RuntimeError(f"{FAILED}return code 143: ")
+
+
+@pytest.fixture
+def later_compiler(monkeypatch):
+    """mx.compile, whose functions fail from the second shape of their first argument on."""
+
+    def compile_function(function):
+        first = []
+
+        def run(x):
+            first.append(x.shape)
+            if x.shape != first[0]:
+                raise INTERRUPTED
+            return function(x)
+
+        return run
+
+    monkeypatch.setattr(mx, "compile", compile_function)
+
+
+@pytest.mark.filterwarnings("error:mx.compile failed")
+def test_a_later_shape_whose_compiler_is_interrupted_is_computed_without_it(later_compiler):
+    """A step is done by then, which is to be saved: no interrupt may throw it away."""
+    double = compile_function(lambda x: 2 * x)
+    with mx.stream(mx.cpu):
+        assert double(mx.ones(3)).tolist() == [2, 2, 2]
+        assert double(mx.ones(2)).tolist() == [2, 2]
+        assert double(mx.ones(3)).tolist() == [2, 2, 2]
+
+
+@pytest.mark.filterwarnings("error:mx.compile failed")
+def test_an_evaluation_whose_compiler_is_interrupted_is_done_without_it(compiler):
+    batch = make_batch()
+    expected = make_learner("mlx", make_spec(), options=FLOAT32).loss(batch)
+    compiler(INTERRUPTED)
+    found = make_learner("mlx", make_spec(), options=COMPILED).loss(batch)
+    assert found == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_shape_is_looked_at_once_and_weights_are_not(monkeypatch):
+    evaluated = []
+    monkeypatch.setattr(mx, "eval", lambda *trees: evaluated.append(trees))
+    monkeypatch.setattr(mx, "compile", lambda function: lambda *arguments: function(*arguments))
+    run = compile_function(lambda params, x, layout: x)
+    one, two = mx.zeros((2, 3)), mx.zeros((2, 4))
+    for x in (one, one, two, one, two):
+        run({"w": x}, x, None)
+    run({"w": one}, one, (one, (1, 2)))
+    run({"w": one}, one, (one, (1, 3)))  # numbers are part of what MLX compiles
+    assert len(evaluated) == 4

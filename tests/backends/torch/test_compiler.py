@@ -97,3 +97,34 @@ def test_a_run_of_many_shapes_compiles_each(monkeypatch):
     for size in range(2, 22):
         double(torch.zeros(size))
     assert counter.frame_count == 20
+
+
+@pytest.mark.filterwarnings("error:torch.compile failed")
+def test_a_later_compiler_that_is_interrupted_is_done_without(compiler, monkeypatch):
+    """A step is done by then, which is to be saved: no interrupt may throw it away."""
+    batch = make_batch()
+    compiler()
+    learner = make_learner("torch", make_spec(), options=COMPILED)
+    _, expected = learner.grads(batch)
+
+    def fail(*arguments):
+        raise INTERRUPTED
+
+    monkeypatch.setattr(learner, "_compiled", fail)
+    _, found = learner.grads(batch)
+    for name, grad in expected.items():
+        np.testing.assert_allclose(found[name], grad, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.filterwarnings("error:torch.compile failed")
+def test_an_evaluation_whose_compiler_is_interrupted_is_done_without_it(monkeypatch):
+    batch = make_batch()
+    expected = make_learner("torch", make_spec(), options=FLOAT32).loss(batch)
+    learner = make_learner("torch", make_spec(), options=COMPILED)
+
+    def fail(*arguments):
+        raise INTERRUPTED
+
+    monkeypatch.setattr(learner._evaluation, "_loss", fail)
+    assert learner.loss(batch) == pytest.approx(expected, rel=1e-6)
+    assert not learner._evaluation.is_on
