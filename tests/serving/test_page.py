@@ -98,6 +98,19 @@ def test_a_long_conversation_loses_its_oldest_turns_and_says_so(page, server, mo
     page.faults.clear()  # the browser reports the refused requests
 
 
+def test_a_message_that_is_too_long_does_not_stand_in_the_way_of_the_next(page):
+    set_value(page, "max_tokens", 4)
+    assert say(page, "the cat")
+    assert "more than the model's max_seq_len 128; shorten it" in say(page, "the cat sat " * 60)
+    assert page.run("document.querySelector('#rate').textContent") == ""
+    assert "shorten it" not in say(page, "a mat")
+    told = page.run("document.querySelector('#rate').textContent")
+    assert told.startswith("the oldest 3 messages no longer fit the context")
+    page.run("document.querySelector('#new').click()")
+    assert page.run("document.querySelector('#rate').textContent") == ""
+    page.faults.clear()  # the browser reports the refused requests
+
+
 def test_escape_stops_an_answer(page, server):
     engine, plain = server.model.engine, server.model.engine.step
 

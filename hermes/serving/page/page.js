@@ -32,6 +32,7 @@ function button(text, action) {
 
 function begin() {
   current = { id: String(Date.now()) + Math.random().toString(36).slice(2), messages: [] };
+  find("rate").textContent = "";
   draw();
   find("input").focus();
 }
@@ -70,7 +71,7 @@ async function copy(text) {
 function drawList() {
   find("conversations").replaceChildren(...conversations.map(one => {
     const item = element("li", "", one === current ? "current" : "");
-    const title = button(one.messages[0]?.content.slice(0, 60) || "Empty", () => { if (!answering) { current = one; draw(); find("side").classList.remove("open"); } });
+    const title = button(one.messages[0]?.content.slice(0, 60) || "Empty", () => { if (!answering) { current = one; find("rate").textContent = ""; draw(); find("side").classList.remove("open"); } });
     title.className = "title";
     const remove = button("×", () => {
       conversations = conversations.filter(other => other !== one);
@@ -167,15 +168,17 @@ async function* readEvents(response) {
   }
 }
 
-/** Asks for an answer; the oldest turns are left out where the context has no room for all. */
+/** Asks for an answer; the oldest turns, answered or not, are left out where the context has no room for all. */
 async function ask(anew, signal) {
   const said = current.messages.filter(one => !one.failed).map(({ role, content }) => ({ role, content }));
-  for (let left = 0;; left += 2) {
+  for (let left = 0;;) {
     const body = makeBody(anew, said.slice(left));
     const response = await fetch("/v1/chat/completions", { method: "POST", headers: headers(), body: JSON.stringify(body), signal });
     if (response.ok) return { response, left };
     const error = (await response.json()).error;
-    if (error.code !== "context_length_exceeded" || said.length - left <= 2) throw new Error(error.message);
+    const next = said.findIndex((one, place) => place > left && one.role === "user");
+    if (error.code !== "context_length_exceeded" || next < 0) throw new Error(error.message);
+    left = next;
   }
 }
 
@@ -184,6 +187,7 @@ async function answer(anew = false) {
   answering = new AbortController();
   const mine = answering, whose = current, asked = ask(anew, mine.signal);
   whose.messages.push(message);
+  find("rate").textContent = "";
   save();
   draw();
   let count = 0, first = 0, rate = "", dropped = 0;
