@@ -76,7 +76,7 @@ class DataFiles:
 
 def _list_files(name: str) -> list[Path]:
     """The files behind a name of data; none of what is not on this machine's disks."""
-    if name == STANDARD_INPUT or "://" in name:
+    if Path(name) == STANDARD_INPUT or "://" in name:
         return []
     try:
         return sorted(Path(name).iterdir()) if is_prepared(Path(name)) else expand_paths([name])
