@@ -105,7 +105,8 @@ def _draw_loss(axes: Any, curves: Sequence[Curve]) -> None:
         marker = MARKERS[index % len(MARKERS)]
         label = one.name if len(curves) > 1 else "training"
         axes.plot(*zip(*one.train, strict=True), color=colour, alpha=0.25, linewidth=0.8)
-        axes.plot(*zip(*_smooth(one.train), strict=True), color=colour, label=label)
+        dot = marker if len(one.train) == 1 else None  # of a single step there is no line
+        axes.plot(*zip(*_smooth(one.train), strict=True), marker=dot, color=colour, label=label)
         if one.val:
             (line,) = axes.plot(*zip(*one.val, strict=True), f"{marker}--", markersize=5)
             line.set_color(colour if len(curves) > 1 else second)
@@ -133,7 +134,8 @@ def _draw_other(axes: Any, curves: Sequence[Curve], key: str, title: str) -> Non
     for index, one in enumerate(curves):
         if points := one.others.get(key):
             colour = COLOURS[index % len(COLOURS)]
-            axes.plot(*zip(*points, strict=True), color=colour, linewidth=0.9)
+            dot = MARKERS[index % len(MARKERS)] if len(points) == 1 else None
+            axes.plot(*zip(*points, strict=True), marker=dot, color=colour, linewidth=0.9)
     axes.set_title(title, fontsize=9)
     axes.tick_params(labelsize=8)
     axes.set_ylim(bottom=0)
@@ -143,6 +145,7 @@ def _draw_other(axes: Any, curves: Sequence[Curve], key: str, title: str) -> Non
 
 def _style(axes: Any) -> None:
     axes.grid(alpha=0.25)
+    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)  # steps
     axes.spines[["top", "right"]].set_visible(False)
 
 
@@ -196,7 +199,9 @@ def draw_text(one: Curve, *, width: int = 72, height: int = 16, braille: bool = 
     points = train + one.val
     last = max(x for x, _ in points)
     low, high = min(y for _, y in points), max(y for _, y in points)
-    rise, run = high - low or 1.0, last - 1 or 1.0
+    if high == low:  # in the middle, whose label it then is
+        low, high = low - 0.5, high + 0.5
+    rise, run = high - low, last - 1 or 1.0
 
     def place(x: float, y: float) -> Point:
         return min(max((x - 1) / run, 0.0), 1.0), (y - low) / rise

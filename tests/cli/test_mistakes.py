@@ -150,6 +150,11 @@ def test_a_device_that_the_machine_lacks_is_refused_before_data_is_read(
     refuses(call, 1, message, "chat", "--checkpoint", "run", *where)
 
 
+def test_a_picture_that_is_wanted_and_is_not_is_refused(call):
+    message = "--png and --no-png are both given; keep one"
+    refuses(call, 1, message, "plot", "run", "--png", "a.png", "--no-png")
+
+
 def test_a_command_by_another_tools_name_is_suggested_by_its_own(call):
     for typed, own in [("export", "convert"), ("verify", "checkpoint verify"), ("fuse", "merge"),
                        ("evaluate", "eval"), ("fine-tune", "sft")]:  # fmt: skip

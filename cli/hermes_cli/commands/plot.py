@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from hermes.errors import HermesError
 from hermes_cli.options.declarations import declare_command
 
 
@@ -25,6 +26,8 @@ def plot(runs: tuple[str, ...], png: str | None, no_png: bool) -> None:
     from hermes.training.plot import draw_png, draw_text, read_curve
     from hermes.training.run_yaml import list_handovers
 
+    if no_png and png is not None:
+        raise HermesError("--png and --no-png are both given; keep one")
     curves = [read_curve(Path(run), list_handovers(Path(run))) for run in runs]
     width = min(shutil.get_terminal_size().columns, 100)
     for one in curves:
