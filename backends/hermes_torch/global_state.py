@@ -9,6 +9,9 @@ import torch
 from hermes.interface import Options
 
 ALLOCATOR_VARIABLES = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
+# Of oneDNN, and of what torch has around it: each keeps 1,024 kernels of its own if left alone.
+KERNEL_CACHE_VARIABLES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
+MOST_KERNELS = 128
 
 
 def apply_options(options: Options) -> contextlib.ExitStack:
@@ -59,6 +62,17 @@ def use_expandable_segments() -> None:
     if not any(name in os.environ for name in ALLOCATOR_VARIABLES):
         # Private, and what torch itself calls for the variable; it takes effect in this process.
         torch.cuda.memory._set_allocator_settings("expandable_segments:True")
+
+
+def limit_kernel_caches() -> None:
+    """Let oneDNN keep fewer kernels, before its first product in this process.
+
+    On a CPU with matrix units a product in bfloat16 has a kernel of its own, of up to 0.6 MB, for
+    each number of rows and keys: a server of many lengths would keep hundreds of megabytes. The
+    user's own setting is left as it is.
+    """
+    for name in KERNEL_CACHE_VARIABLES:
+        os.environ.setdefault(name, str(MOST_KERNELS))
 
 
 def has_tf32(device: torch.device) -> bool:

@@ -21,7 +21,12 @@ from hermes.spec import ModelSpec
 from hermes_torch.cache import KVCache
 from hermes_torch.context import Context, PositionTables
 from hermes_torch.fused_attention import NO_KERNELS, find_kernels
-from hermes_torch.global_state import apply_options, has_tf32, use_expandable_segments
+from hermes_torch.global_state import (
+    apply_options,
+    has_tf32,
+    limit_kernel_caches,
+    use_expandable_segments,
+)
 from hermes_torch.host_allocator import NEVER_KEPT, keep_freed_memory
 from hermes_torch.host_copies import HostCopies
 from hermes_torch.joined_weights import join_weights
@@ -104,6 +109,8 @@ class Runtime:
         self.device = torch.device(name)
         if training and self.device.type == "cuda":
             use_expandable_segments()
+        if not training and self.device.type == "cpu":
+            limit_kernel_caches()
         if options.precision == "tf32" and not has_tf32(self.device):
             raise Unsupported(
                 f"hermes_torch computes in tf32 on CUDA's devices that do, not on {name!r}"
