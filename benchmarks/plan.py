@@ -36,6 +36,7 @@ SHAPES = (
     ("tiny", {}, 1, 128, {"optimizer": {"name": "adamw", "moments": "float8"}}),
     ("tiny", {}, 8, 256, {"optimizer": {"name": "adafactor"}}),
     ("tiny", {}, 8, 256, LORA),
+    ("tiny", {"num_layers": "10", "vocab_size": "500"}, 4, 128, {}),
     ("gpt2-small", LAYERS, 2, 256, {}),
     ("smol-llama", LAYERS, 2, 256, {}),
     ("smol-llama", LAYERS, 2, 256, LORA),
