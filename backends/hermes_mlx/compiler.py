@@ -40,11 +40,12 @@ def compile_function(function: Callable, *, ends_on_interrupt: bool = True) -> C
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise
-            if not is_compiler_interrupted(error):
+            if is_compiler_interrupted(error):
+                if ends_on_interrupt and not seen:
+                    raise KeyboardInterrupt from error
+            else:
                 reason = str(error).strip().splitlines()[0]
                 warnings.warn(f"mx.compile failed, so the run continues without it: {reason}")
-            elif ends_on_interrupt and not seen:
-                raise KeyboardInterrupt from error
             chosen = function
         else:
             seen.add(shapes)
