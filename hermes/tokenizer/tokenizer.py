@@ -50,6 +50,11 @@ class Tokenizer:
         `hermes.tokenizer.roles`.
         """
         config = parse_tokenizer_json(text, source)
+        model = config["model"]
+        if not model.get("type"):  # or the Rust side takes it for the first kind that fits
+            kind = "BPE" if isinstance(model["vocab"], dict) else "Unigram"
+            config = config | {"model": model | {"type": kind}}
+            text = json.dumps(config)
         spelling = read_spelling(config, source)
         pieces = list_pieces(config["model"])
         if not pieces:

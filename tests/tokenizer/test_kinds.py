@@ -236,3 +236,15 @@ def test_saved_and_loaded_it_is_the_same(kind, tmp_path):
 
 def test_the_fingerprints_of_kinds_differ():
     assert len({load(kind)[0].fingerprint for kind in KINDS}) == len(KINDS)
+
+
+@pytest.mark.parametrize("merges", [["x"], [None], {"type": "ByteLevel"}, None])
+def test_a_model_without_its_type_is_no_other_kind_than_it_is_taken_for(merges):
+    """The Rust side took one for WordLevel where it could be no BPE."""
+    config = json.loads(make_kinds()["llama 2"])
+    known = Tokenizer.from_json(json.dumps(config)).fingerprint
+    del config["model"]["type"]
+    assert Tokenizer.from_json(json.dumps(config)).fingerprint == known
+    config["model"]["merges"] = merges
+    with pytest.raises(DataError, match="cannot read it"):
+        Tokenizer.from_json(json.dumps(config))
