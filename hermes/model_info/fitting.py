@@ -76,4 +76,4 @@ def require_memory(
     found = f"{what} needs {format_with_unit(needed, 'B')} of memory, and {free.found}"
     if force:
         return [found]
-    raise HermesError(f"{found}; {advice}, or force it with --force (force=True)")
+    raise HermesError(f"{found}; {advice}, or force it with --force")

@@ -180,7 +180,7 @@ def test_generate_writes_the_same_with_and_without(checkpoint, tmp_path):
     )  # fmt: skip
     assert json.loads(ran.stdout) == plain[0].to_json()
     assert path.stat().st_mtime_ns == written
-    with pytest.raises(HermesError, match="--prompt-cache goes with --prompt"):
+    with pytest.raises(HermesError, match="prompt_cache goes with prompt;"):
         hermes.generate(checkpoint, prompts=tmp_path / "x", prompt_cache=path, backend="torch")
     with pytest.raises(HermesError, match="--prompt-cache is not for --num-beams"):
         hermes.generate(checkpoint, prompt, num_beams=2, prompt_cache=path, backend="torch")

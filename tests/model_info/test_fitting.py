@@ -36,7 +36,7 @@ def test_a_model_is_loaded_only_where_its_weights_fit(tmp_path, memory, precisio
         hermes.load(path, precision=precision, device="cpu")
     assert re.fullmatch(
         r"small needs \S+ kB of memory, and of this machine's \S+ kB \S+ kB is available; choose a "
-        r"smaller precision or another device, or force it with --force \(force=True\)",
+        r"smaller precision or another device, or force it with force=True",
         str(refused.value),
     )
     with pytest.warns(UserWarning, match=r"^small needs \S+ kB of memory, and of this machine's"):

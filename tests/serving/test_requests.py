@@ -228,7 +228,7 @@ def test_what_is_small_is_sent_at_once():
 def test_a_server_for_other_machines_needs_a_key(checkpoint):
     import hermes
 
-    with pytest.raises(HermesError, match=r"--host 0\.0\.0\.0 lets other machines in; give"):
+    with pytest.raises(HermesError, match=r"host 0\.0\.0\.0 lets other machines in; give"):
         hermes.serve(checkpoint, host="0.0.0.0")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
