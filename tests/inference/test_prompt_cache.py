@@ -182,7 +182,7 @@ def test_generate_writes_the_same_with_and_without(checkpoint, tmp_path):
     assert path.stat().st_mtime_ns == written
     with pytest.raises(HermesError, match="prompt_cache goes with prompt;"):
         hermes.generate(checkpoint, prompts=tmp_path / "x", prompt_cache=path, backend="torch")
-    with pytest.raises(HermesError, match="--prompt-cache is not for --num-beams"):
+    with pytest.raises(HermesError, match="prompt_cache is not for num_beams"):
         hermes.generate(checkpoint, prompt, num_beams=2, prompt_cache=path, backend="torch")
     with pytest.raises(StorageError, match="cannot write"):
         hermes.generate(checkpoint, prompt, prompt_cache=tmp_path / "no" / "p", backend="torch",
