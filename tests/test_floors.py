@@ -11,7 +11,15 @@ from tests.packages import PACKAGES, ROOT
 # The rooms of each package, lower floors first. A room imports itself and lower floors, no other.
 FLOORS = {
     "hermes": [
-        {"decoders", "errors", "formatting", "process_limits", "rust_panics", "stages"}
+        {
+            "decoders",
+            "errors",
+            "formatting",
+            "process_limits",
+            "process_memory",
+            "rust_panics",
+            "stages",
+        }
         | {"work_counts"},
         {"stage_display"},
         {"arguments"},

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import CodeType, FrameType
 
 from hermes.distributed.processor_time import read_descendants_seconds
+from hermes.process_memory import read_process_peak
 from hermes.stages import get_last_report
 
 __all__ = ["BEAT", "BUSY", "FIRST_BEAT", "OTHERS", "RANKS", "Beat", "SignsOfWork", "count_beats"]
@@ -120,7 +121,7 @@ class SignsOfWork:
 
     def add_period(self, seconds: float) -> None:
         """Look at what has changed in the seconds since the last call."""
-        report, memory, blocks = get_last_report(), _read_peak_memory(), sys.getallocatedblocks()
+        report, memory, blocks = get_last_report(), read_process_peak(), sys.getallocatedblocks()
         own, others, read = _read_own_seconds(), self._read_descendants(), _count_bytes()
         computes = own - self._own >= BUSY * seconds
         signs = (
@@ -153,13 +154,6 @@ class SignsOfWork:
 def _read_own_seconds() -> float:
     """Seconds that this process has computed, but for the thread that calls this."""
     return time.process_time() - time.thread_time()
-
-
-def _read_peak_memory() -> int:
-    """The most memory that this process ever had, in the system's own unit."""
-    import resource  # not on Windows, where no worker is started
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _count_bytes() -> int:

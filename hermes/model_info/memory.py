@@ -1,8 +1,6 @@
 """How much memory a model needs, and how much this machine has for one process."""
 
 import os
-import resource
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ from hermes.numerics.lora import list_adapter_tensors, list_trainable
 from hermes.numerics.params import list_parameters
 from hermes.numerics.update_rules import count_state_bytes
 from hermes.process_limits import list_process_limits
+from hermes.process_memory import read_process_peak
 from hermes.recipe import Recipe
 from hermes.spec import ModelSpec
 
@@ -90,8 +89,7 @@ def read_peak_memory(backend: Backend | None, device: str | None = None) -> int:
         found = read(device or backend.devices()[0])
     if found is not None:
         return found
-    unit = 1 if sys.platform == "darwin" else 1024  # as getrusage(2) has it
-    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return read_process_peak()
 
 
 @contextmanager

@@ -98,7 +98,7 @@ REFUSED = {
     "pairs for conversations": (
         ["sft", "--checkpoint", "base", "--data", "prefs.jsonl"],
         "prefs.jsonl:1: no field 'completion', only 'prompt', 'chosen', 'rejected'; "
-        "--skip-bad-records leaves such records out",
+        "pairs are for hermes dpo; --skip-bad-records leaves such records out",
     ),
     "a file of text": (
         ["sft", "--checkpoint", "base", "--data", "text.txt"],

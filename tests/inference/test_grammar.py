@@ -159,7 +159,7 @@ def test_a_file_that_is_no_schema_is_refused_by_name(tmp_path, checkpoint):
     (tmp_path / "no.json").write_text("{", encoding="utf-8")
     with pytest.raises(DataError, match=r"no\.json: not a JSON schema"):
         read_json_schema(tmp_path / "no.json")
-    with pytest.raises(HermesError, match="--json-schema is not for --num-beams"):
+    with pytest.raises(HermesError, match="json_schema is not for num_beams"):
         hermes.generate(checkpoint, "a", json_schema=SCHEMA, num_beams=2, backend="torch")
 
 

@@ -74,7 +74,7 @@ class Signals:
         self.on_first_step: Callable[[], None] = lambda: None
         self.number: int | None = None
         self._tell = tell
-        self._came_at = self._called_at = 0.0
+        self._came_at = self._called_at = self._raised_at = 0.0
         self._raises = False
         self._claimed = threading.Lock()
         self._code, self._finished = INTERRUPTED, False
@@ -155,6 +155,7 @@ class Signals:
         if self._raises:
             if number != signal.SIGINT:
                 self.number = number
+            self._raised_at = time.monotonic()
             raise KeyboardInterrupt
 
     def _watch(self) -> None:
@@ -188,7 +189,10 @@ class Signals:
         return time.monotonic() >= self._came_at + self.grace
 
     def _take(self, number: int) -> None:
-        if number not in self._before or (self._raises and number == signal.SIGINT):
+        if number not in self._before:
+            return
+        if self._raises and number == signal.SIGINT:
+            self._repeat_unless_raised()
             return
         if self.has_come() or self._finished:
             if number != signal.SIGHUP:
@@ -198,6 +202,17 @@ class Signals:
         self.number = number
         if self.words and not self.silent:
             _write_stderr(self.words)
+
+    def _repeat_unless_raised(self) -> None:
+        """Send Ctrl-C again where the call that reads a line has not seen it.
+
+        It is looked for when the wait for a key is interrupted, and not if it came just before,
+        while a key was worked on (GNU readline, and CPython's own reading alike).
+        """
+        came_at = time.monotonic()
+        time.sleep(POLL)
+        if self._raises and self._raised_at < came_at - POLL:
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     def _end(self) -> None:
         """End the process from this thread, whatever the main thread is doing."""
