@@ -225,7 +225,7 @@ def test_conversations_are_no_preferences(tmp_path):
         open_run(preferences(tmp_path, "torch"))
     assert str(refused.value) == (
         f"{tmp_path}/prefs.jsonl:1: no field 'chosen', only 'prompt', 'completion'; "
-        "--skip-bad-records leaves such records out"
+        "conversations are for hermes sft; --skip-bad-records leaves such records out"
     )
 
 
