@@ -169,7 +169,7 @@ class FittedPairs:
     numbers: tuple[int, ...]
 
 
-def fit_pairs(many: Iterable[EncodedPair], max_len: int, *, drop: bool = False) -> FittedPairs:
+def fit_pairs(all_pairs: Iterable[EncodedPair], max_len: int, *, drop: bool = False) -> FittedPairs:
     """Fit pairs to max_len tokens by shortening the prompt, equally on both sides.
 
     A pair whose longer completion leaves no room for the prompt's system message and the least of
@@ -177,7 +177,7 @@ def fit_pairs(many: Iterable[EncodedPair], max_len: int, *, drop: bool = False) 
     left.
     """
     kept, cut, dropped = dict[int, EncodedPair](), 0, 0
-    for number, pair in enumerate(many):
+    for number, pair in enumerate(all_pairs):
         if pair.longest <= max_len:
             kept[number] = replace(pair, shorten=None)
             continue

@@ -1,6 +1,9 @@
 """A server of a little model on loopback, in a thread of its own."""
 
+import subprocess
+import sys
 import threading
+from contextlib import contextmanager
 
 import pytest
 
@@ -66,3 +69,26 @@ def server(make_server):
 @pytest.fixture(scope="session")
 def base(checkpoint):
     return open_base_model(checkpoint, train=False)
+
+
+@contextmanager
+def serve_in_process(*command):
+    """A server in a process of its own, which SIGTERM ends well: the process, its API's address.
+
+    command: what follows `python -m`, but for --port.
+    """
+    words = [sys.executable, "-m", *map(str, command), "--port", "0"]
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+    try:
+        lines = []
+        while not (lines and lines[-1].startswith("API:")):
+            lines.append(process.stderr.readline())
+            assert lines[-1], lines
+        yield process, lines[-1].split()[1]
+        process.terminate()
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 0, said
+    assert "Traceback" not in said

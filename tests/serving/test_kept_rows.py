@@ -1,15 +1,11 @@
 """What a server has read, from one start to the next."""
 
-import signal
-import subprocess
-import sys
-
 import httpx
 import pytest
 
 from hermes.api_serving import open_served_model
 from hermes.errors import CheckpointError, StorageError
-from tests.serving.conftest import Served
+from tests.serving.conftest import Served, serve_in_process
 
 PROMPTS = ("the cat sat on a mat and then", "it ran off to see what else there was")
 
@@ -59,21 +55,7 @@ def test_a_folder_that_is_none_or_of_another_model_is_refused(checkpoint, tmp_pa
 
 def test_the_command_keeps_its_rows_at_a_signal(checkpoint, tmp_path):
     folder = tmp_path / "rows"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "hermes", "serve", "--checkpoint", checkpoint, "--port", "0",
-         "--backend", "torch", "--prompt-cache", folder],
-        stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    try:
-        line = ""
-        while not line.startswith("API:"):
-            line = process.stderr.readline()
-            assert line
-        ask(line.split()[1].removesuffix("/v1"), PROMPTS[0])
-        process.send_signal(signal.SIGTERM)
-        _, said = process.communicate(timeout=60)
-    finally:
-        process.kill()
-        process.wait()
-    assert process.returncode == 0, said
+    command = ("hermes", "serve", "--checkpoint", checkpoint, "--backend", "torch")
+    with serve_in_process(*command, "--prompt-cache", folder) as (_, address):
+        ask(address.removesuffix("/v1"), PROMPTS[0])
     assert len([*folder.iterdir()]) == 1

@@ -2,10 +2,7 @@
 
 import asyncio
 import json
-import signal
 import socket
-import subprocess
-import sys
 import time
 
 import httpx
@@ -16,6 +13,7 @@ from hermes.errors import HermesError
 from hermes.serving.run_server import bind
 from hermes.serving.served_model import Limits
 from hermes_torch.row_decoder import RowDecoder
+from tests.serving.conftest import serve_in_process
 
 # min_tokens: a sampled EOS must not end the text before what is tested has happened
 LONG = {"prompt": "the cat", "max_tokens": 100, "min_tokens": 100, "temperature": 1}
@@ -250,26 +248,10 @@ def test_a_text_ends_at_the_token_that_ends_texts(server):
 
 
 def test_the_command_serves_until_a_signal_and_ends_well(checkpoint):
-    process = subprocess.Popen(
-        [sys.executable, "-m", "hermes", "serve", "--checkpoint", checkpoint, "--port", "0",
-         "--backend", "torch"],
-        stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    try:
-        lines = []
-        while not (lines and lines[-1].startswith("API:")):
-            lines.append(process.stderr.readline())
-            assert lines[-1], lines
-        address = lines[-1].split()[1]
+    command = ("hermes", "serve", "--checkpoint", checkpoint, "--backend", "torch")
+    with serve_in_process(*command) as (_, address):
         body = {"prompt": "the cat", "max_tokens": 3}
         assert httpx.post(f"{address}/completions", json=body, timeout=60).status_code == 200
-        process.send_signal(signal.SIGTERM)
-        _, said = process.communicate(timeout=60)
-    finally:
-        process.kill()
-        process.wait()
-    assert process.returncode == 0, said
-    assert "Traceback" not in said
 
 
 def test_many_clients_get_what_each_would_get_alone(server):
