@@ -12,7 +12,8 @@ import pytest
 import hermes.serving.run_server
 from hermes.serving.served_model import Limits
 from tests.serving.test_errors import read_error
-from tests.serving.test_requests import LONG, post, wait_until
+from tests.serving.test_requests import LONG, post
+from tests.waiting import wait_until
 
 ENDING = "the server is ending; ask again once it runs"
 

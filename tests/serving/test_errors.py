@@ -10,7 +10,8 @@ import openai
 import pytest
 
 from hermes_torch.row_decoder import RowDecoder
-from tests.serving.test_requests import LONG, post, wait_until
+from tests.serving.test_requests import LONG, post
+from tests.waiting import wait_until
 
 
 def read_error(answer):

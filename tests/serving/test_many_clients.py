@@ -8,7 +8,7 @@ import time
 import httpx
 import pytest
 
-from tests.serving.test_requests import wait_until
+from tests.waiting import wait_until
 
 CLIENTS = 200
 MALFORMED = (

@@ -14,17 +14,11 @@ from hermes.serving.run_server import bind
 from hermes.serving.served_model import Limits
 from hermes_torch.row_decoder import RowDecoder
 from tests.serving.conftest import serve_in_process
+from tests.waiting import wait_until
 
 # min_tokens: a sampled EOS must not end the text before what is tested has happened
 LONG = {"prompt": "the cat", "max_tokens": 100, "min_tokens": 100, "temperature": 1}
 SHORTER = {**LONG, "max_tokens": 30, "min_tokens": 30}
-
-
-def wait_until(holds, seconds=30):
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, "it never came"
-        time.sleep(0.01)
 
 
 def post(server, body, path="/v1/completions", **headers):

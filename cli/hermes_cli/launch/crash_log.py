@@ -98,8 +98,9 @@ class CrashLog:
         faulthandler.register(WRITE_STACKS, file)
 
         def polled() -> bool:
-            if os.fstat(file.fileno()).st_size > self._begins:
-                os.ftruncate(file.fileno(), self._begins)  # it was slow, and went on
+            if os.fstat(file.fileno()).st_size > self._begins:  # it was slow, and went on
+                faulthandler.cancel_dump_traceback_later()  # it waits for stacks half written
+                os.ftruncate(file.fileno(), self._begins)
             faulthandler.dump_traceback_later(BEFORE * self._rank_info.timeout, file=file)
             return stop()
 
