@@ -83,6 +83,12 @@ class TrainingPlan:
         return "\n".join(format_plan(self))
 
 
+def _find_cache_type(placement: Placement) -> str:
+    """The type of keys and values when the model decodes: on a CPU torch keeps float32 alone."""
+    is_wide = (placement.backend, placement.device) == ("torch", "cpu")
+    return "float32" if is_wide or BYTES_OF[placement.precision] > 2 else "bfloat16"
+
+
 def plan_run(
     spec: ModelSpec,
     recipe: Recipe,
@@ -127,9 +133,7 @@ def plan_run(
         largest_batch=None
         if available is None
         else find_largest_batch(spec, recipe, placement, available),
-        kv_cache=compute_cost(spec).memory[
-            "bfloat16" if BYTES_OF[placement.precision] == 2 else "float32"
-        ]["kv_cache"],
+        kv_cache=compute_cost(spec).memory[_find_cache_type(placement)]["kv_cache"],
         tokens_per_step=per_step,
         flops_per_token=per_token,
         steps=steps,
