@@ -27,7 +27,7 @@ def parse_body(data: bytes | bytearray) -> Any:
         value = load_json(text)
         # Only an escape can spell half of a surrogate pair, which no answer could have in it.
         found = describe_surrogate(json.dumps(value, ensure_ascii=False)) if "\\u" in text else ""
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ApiError(400, f"the body is not JSON: {str(error)[:100]}") from None
     if found:
         raise ApiError(400, f"the body has a text that is {found}")
