@@ -200,11 +200,11 @@ def test_other_kinds_are_refused_by_name(edit, found):
     [
         (
             "[" * 200_000,
-            "tokenizer: not a tokenizer.json: lists and objects are nested more than 200",
+            "tokenizer: not a tokenizer.json: lists and objects are nested",
         ),
         (
             '{"model": {"vocab": {"a": 1' + "0" * 5000 + "}}}",
-            "tokenizer: not a tokenizer.json: a number has too many digits",
+            "tokenizer.json: a number has too many",
         ),
         (
             '{"model": {"vocab": {"a": "b"}}}',
