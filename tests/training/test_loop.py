@@ -223,6 +223,18 @@ def test_tokens_per_second_leaves_out_saving_and_evaluating(runs_ahead):
     assert rates == [8.0] * 6
 
 
+def test_what_is_done_with_an_earlier_checkpoint_is_no_time_of_saving():
+    """A save takes 50 seconds, and who is told of it, as one that pushes it, 900."""
+    world, updates = World(saved=False), []
+    for event in world.run(5, recipe={"save_every": 2}, evaluates=False):
+        if isinstance(event, Saved):
+            world.time += 900.0
+            world.saved = False
+        if isinstance(event, Update):
+            updates.append(event)
+    assert [update.save_seconds for update in updates] == [None, None, 50.0, None, 50.0]
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_loss_that_is_no_number_ends_the_run_by_the_name_of_its_step(bad):
     world = World(losses={7: bad})
