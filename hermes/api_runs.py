@@ -2,21 +2,23 @@
 
 import functools
 import inspect
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from signal import SIGINT
 from typing import Concatenate, ParamSpec, TypeVar
 
+from hermes.api_checks import check_training_call
 from hermes.arguments import (
     Call,
     convert_arguments,
     list_argument_names,
     name_arguments,
 )
-from hermes.data.bad_records import BadRecords
 from hermes.distributed.agreement import all_or_none
+from hermes.distributed.environment import read_rank_info
 from hermes.errors import HermesError, Interrupted
 from hermes.options.synonyms import suggest_option
 from hermes.stages import show_stages
@@ -32,7 +34,7 @@ from hermes.training.result import ResultCollector, TrainResult
 from hermes.training.run import Run, open_run
 from hermes.training.tracking import deliver, open_trackers
 
-__all__ = ["bind_call", "ignore_event", "return_false", "run_to_end"]
+__all__ = ["bind_call", "check_arguments", "ignore_event", "return_false", "run_to_end"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -58,26 +60,48 @@ def bind_call(function: Callable[Concatenate[Call, P], R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        bound = _make_call(function, public, args, kwargs)
         try:
-            bound = public.bind(*args, **kwargs)
-        except TypeError as error:
-            unknown = next((name for name in kwargs if name not in public.parameters), "")
-            hint = suggest_option(unknown, public.parameters) if unknown else ""
-            raise TypeError(f"{function.__name__}() {error}{hint}") from None
-        given = frozenset(bound.arguments)
-        bound.apply_defaults()
-        values = convert_arguments(function, bound.arguments)
-        try:
-            if "max_bad_records" in values:  # also where no record is left out
-                BadRecords(values["max_bad_records"])
-            return function(Call(values, given), *args, **kwargs)
+            if bound["host"] is None and read_rank_info(os.environ) is None:
+                check_training_call(bound)
+            return function(bound, *args, **kwargs)
         except HermesError as error:
-            if values.get("host") is None:
+            if bound["host"] is None:
                 error.args = (name_arguments(str(error), names), *error.args[1:])
             raise
 
     call.__signature__ = public  # type: ignore[attr-defined]  # read by inspect and help()
     return call
+
+
+def _make_call(
+    function: Callable[..., object],
+    public: inspect.Signature,
+    args: Sequence[object],
+    kwargs: Mapping[str, object],
+) -> Call:
+    """The arguments, converted. Raises TypeError for those that do not fit, and HermesError."""
+    try:
+        bound = public.bind(*args, **kwargs)
+    except TypeError as error:
+        unknown = next((name for name in kwargs if name not in public.parameters), "")
+        hint = suggest_option(unknown, public.parameters) if unknown else ""
+        raise TypeError(f"{function.__name__}() {error}{hint}") from None
+    given = frozenset(bound.arguments)
+    bound.apply_defaults()
+    return Call(convert_arguments(function, bound.arguments), given)
+
+
+def check_arguments(
+    function: Callable[..., object],
+    arguments: Mapping[str, object],
+    edits: Mapping[str, object],
+) -> None:
+    """Refuse arguments of a function of `bind_call` as it would itself, without a backend.
+
+    edits: recipe fields set by other means. Raises HermesError.
+    """
+    check_training_call(_make_call(function, inspect.signature(function), (), arguments), edits)
 
 
 def run_to_end(

@@ -33,6 +33,7 @@ FLOORS = {
         {"data", "inference", "interop"},
         {"model", "training"},
         {"finetuning", "model_loading", "serving", "tasks", "watching"},
+        {"api_checks"},
         {"api_runs"},
         {"api"},
         {

@@ -35,6 +35,7 @@ __all__ = [
     "load_tokenizer",
     "parse_hub_name",
     "pin_commit",
+    "require_model",
     "resolve_hub_path",
 ]
 
@@ -110,6 +111,15 @@ def describe_missing_model(path: Path) -> str:
     if NAME.fullmatch(f"hf://{path}") and not path.parent.exists():
         return f"{missing}, or give hf://{path} for a model on the Hub"
     return missing
+
+
+def require_model(path: str | os.PathLike[str]) -> None:
+    """Refuse a model's name that stands for nothing on this machine, before anything slow begins.
+
+    Of a name on the Hub only the form is looked at. Raises HermesError, CheckpointError.
+    """
+    if parse_hub_name(path) is None and not (local := resolve_run_name(Path(path))).exists():
+        raise CheckpointError(describe_missing_model(local))
 
 
 def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:

@@ -1,0 +1,112 @@
+"""What a call that trains is refused for before a backend is loaded and other ranks are joined.
+
+Loading a framework takes seconds, or more where a machine is busy; a wrong value or name is seen at
+once. The functions that look are those that look again where the run is made.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from hermes.arguments import Call
+from hermes.checkpoint import RetentionPolicy, locate
+from hermes.data.bad_records import BadRecords
+from hermes.data.files import expand_paths
+from hermes.data.mixture import strip_weights
+from hermes.data.remote import is_remote
+from hermes.finetuning.options import check_length, is_resuming, make_lora
+from hermes.interop.architecture import read_architecture
+from hermes.interop.hub import load_tokenizer, parse_hub_name, require_model
+from hermes.numerics.lora import list_trainable
+from hermes.recipe import Recipe, replace_fields
+from hermes.spec import ModelSpec
+from hermes.tracking.registry import find_trackers
+from hermes.training.early_stopping import EarlyStopping
+from hermes.training.nonfinite import NonFinitePolicy
+from hermes.training.options import (
+    choose_samples,
+    list_files,
+    list_names,
+    make_row_options,
+    make_text_format,
+    read_recipe_fields,
+)
+from hermes.training.recording import check_log_every
+from hermes.training.run import check_output
+from hermes.training.save_timer import SaveTimer
+from hermes.training.setup import check_seq_len, choose_seq_len
+from hermes.training.spikes import SpikePolicy
+
+__all__ = ["check_training_call"]
+
+
+def check_training_call(call: Call, edits: Mapping[str, object] | None = None) -> None:
+    """Refuse wrong values, and names that stand for nothing on this machine. Raises HermesError.
+
+    edits: recipe fields set by other means than arguments. Not looked at is what only a backend,
+    the Hub, or the checkpoint of a resumed run can tell.
+    """
+    check_output(Path(call["output"]), resume=call["resume"])
+    _check_names(call)
+    _check_values(call)
+    if not (is_resuming(call) or call.values.get("cooldown_from")):
+        _check_recipe(call, edits or {})
+
+
+def _check_names(call: Call) -> None:
+    """Refuse names of files that are not there; what reads them says it."""
+    for name in (*strip_weights(list_files(call)), *list_names(call.values.get("val_data", ()))):
+        if not is_remote(name) and not Path(name).exists():
+            expand_paths([name])
+    if call["checkpoint"]:
+        require_model(call["checkpoint"])
+    if (stable := call.values.get("cooldown_from")) and not Path(stable).exists():
+        locate(Path(stable))
+    tokenizer = call["tokenizer"]
+    trains = call.values.get("train_tokenizer") or call.values.get("force_retrain_tokenizer")
+    if isinstance(tokenizer, str | Path) and not trains and _is_missing(tokenizer):
+        load_tokenizer(tokenizer)
+
+
+def _is_missing(name: str | Path) -> bool:
+    return parse_hub_name(name) is None and not Path(name).exists()
+
+
+def _check_values(call: Call) -> None:
+    if "text_field" in call.values:
+        make_text_format(call)
+        make_row_options(call)
+    BadRecords(call["max_bad_records"])  # also where no record is left out
+    check_log_every(call["log_every"])
+    SaveTimer(call["save_minutes"])
+    RetentionPolicy(call["keep_last"], call["keep_every"], call["keep_best"])
+    EarlyStopping(call["patience"], call["min_delta"])
+    NonFinitePolicy.parse(call["on_nonfinite"])
+    SpikePolicy.parse(call["on_spike"], call["spike_sigma"], call["spike_window"])
+    choose_samples(call)
+    find_trackers(list_names(call["track"]))
+
+
+def _check_recipe(call: Call, edits: Mapping[str, object]) -> None:
+    """Refuse the settings of a new run, those of its model too where it is on this machine."""
+    is_new_model = "model" in call.values and not call["checkpoint"]
+    fields = read_recipe_fields(call, defaults=not is_new_model) | edits
+    if not is_new_model:
+        fields["lora"] = make_lora(call, ())
+        check_length(call, fields)
+    spec = _read_model(call) if is_new_model else None
+    if fields.get("seq_len") is None:
+        fields["seq_len"] = Recipe.seq_len if spec is None else choose_seq_len(spec)
+    recipe = replace_fields(Recipe(), fields)
+    if spec is not None:
+        check_seq_len(recipe, spec)
+        list_trainable(spec, recipe)
+
+
+def _read_model(call: Call) -> ModelSpec | None:
+    """The architecture of a new model; None where it is on the Hub."""
+    model = call["model"]
+    if isinstance(model, ModelSpec):
+        return model
+    if parse_hub_name(model) is not None:
+        return None
+    return read_architecture(model, call["ignore_fields"])
