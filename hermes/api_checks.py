@@ -10,12 +10,12 @@ from pathlib import Path
 from hermes.arguments import Call
 from hermes.checkpoint import RetentionPolicy, locate
 from hermes.data.bad_records import BadRecords
-from hermes.data.files import expand_paths
+from hermes.data.files import STANDARD_INPUT, find_format, require_present
 from hermes.data.mixture import strip_weights
-from hermes.data.remote import is_remote
 from hermes.finetuning.options import check_length, is_resuming, make_lora
 from hermes.interop.architecture import read_architecture
-from hermes.interop.hub import load_tokenizer, parse_hub_name, require_model
+from hermes.interop.hub import load_tokenizer, parse_hub_name, require_model_present
+from hermes.model_info.devices import require_precision
 from hermes.numerics.lora import list_trainable
 from hermes.recipe import Recipe, replace_fields
 from hermes.spec import ModelSpec
@@ -33,7 +33,7 @@ from hermes.training.options import (
 from hermes.training.recording import check_log_every
 from hermes.training.run import check_output
 from hermes.training.save_timer import SaveTimer
-from hermes.training.setup import check_seq_len, choose_seq_len
+from hermes.training.setup import check_seq_len, choose_seq_len, refuse_without_tokenizer
 from hermes.training.spikes import SpikePolicy
 
 __all__ = ["check_training_call"]
@@ -48,27 +48,42 @@ def check_training_call(call: Call, edits: Mapping[str, object] | None = None) -
     check_output(Path(call["output"]), resume=call["resume"])
     _check_names(call)
     _check_values(call)
-    if not (is_resuming(call) or call.values.get("cooldown_from")):
+    if not _continues(call):
         _check_recipe(call, edits or {})
 
 
 def _check_names(call: Call) -> None:
     """Refuse names of files that are not there; what reads them says it."""
-    for name in (*strip_weights(list_files(call)), *list_names(call.values.get("val_data", ()))):
-        if not is_remote(name) and not Path(name).exists():
-            expand_paths([name])
+    require_present(strip_weights(list_files(call)))
+    require_present(list_names(call.values.get("val_data", ())))
     if call["checkpoint"]:
-        require_model(call["checkpoint"])
+        require_model_present(call["checkpoint"])
     if (stable := call.values.get("cooldown_from")) and not Path(stable).exists():
         locate(Path(stable))
-    tokenizer = call["tokenizer"]
-    trains = call.values.get("train_tokenizer") or call.values.get("force_retrain_tokenizer")
-    if isinstance(tokenizer, str | Path) and not trains and _is_missing(tokenizer):
-        load_tokenizer(tokenizer)
+    _check_tokenizer(call)
 
 
-def _is_missing(name: str | Path) -> bool:
-    return parse_hub_name(name) is None and not Path(name).exists()
+def _check_tokenizer(call: Call) -> None:
+    """Refuse a tokenizer that is not there, and a new run on text that has none."""
+    given = call["tokenizer"]
+    if call.values.get("train_tokenizer") or call.values.get("force_retrain_tokenizer"):
+        return  # it need not be there yet
+    if isinstance(given, str | Path) and parse_hub_name(given) is None and not Path(given).exists():
+        load_tokenizer(given)
+    if given is None and _begins_model(call) and not _continues(call):
+        # Prepared tokens, and some tools' files of tokens, have one beside them.
+        names = strip_weights(list_files(call))
+        if all(name == str(STANDARD_INPUT) or find_format(Path(name)) for name in names):
+            refuse_without_tokenizer()
+
+
+def _begins_model(call: Call) -> bool:
+    return "model" in call.values and not call["checkpoint"]
+
+
+def _continues(call: Call) -> bool:
+    """Whether the recipe, and what else is not given, is that of a checkpoint."""
+    return is_resuming(call) or bool(call.values.get("cooldown_from"))
 
 
 def _check_values(call: Call) -> None:
@@ -76,6 +91,7 @@ def _check_values(call: Call) -> None:
         make_text_format(call)
         make_row_options(call)
     BadRecords(call["max_bad_records"])  # also where no record is left out
+    require_precision(call["precision"])
     check_log_every(call["log_every"])
     SaveTimer(call["save_minutes"])
     RetentionPolicy(call["keep_last"], call["keep_every"], call["keep_best"])
@@ -88,12 +104,14 @@ def _check_values(call: Call) -> None:
 
 def _check_recipe(call: Call, edits: Mapping[str, object]) -> None:
     """Refuse the settings of a new run, those of its model too where it is on this machine."""
-    is_new_model = "model" in call.values and not call["checkpoint"]
-    fields = read_recipe_fields(call, defaults=not is_new_model) | edits
-    if not is_new_model:
+    spec = None
+    if _begins_model(call):
+        fields = read_recipe_fields(call) | edits
+        spec = _read_model(call)
+    else:
+        fields = read_recipe_fields(call, defaults=True) | edits
         fields["lora"] = make_lora(call, ())
         check_length(call, fields)
-    spec = _read_model(call) if is_new_model else None
     if fields.get("seq_len") is None:
         fields["seq_len"] = Recipe.seq_len if spec is None else choose_seq_len(spec)
     recipe = replace_fields(Recipe(), fields)

@@ -12,7 +12,7 @@ from typing import Any
 from hermes.data.files import require_short
 from hermes.errors import DataError
 from hermes.formatting import name_type
-from hermes.storage.plain_json import decode_json
+from hermes.storage.plain_json import DuplicateKeyError, decode_json
 
 __all__ = ["read_json_list"]
 
@@ -100,6 +100,9 @@ class _JsonText:
                 breaks_off |= error.pos >= len(self._text) - NEAR
                 if self._is_whole or not breaks_off:
                     raise self.explain(error.msg, error.pos) from None
+            except DuplicateKeyError as error:
+                line, _ = self._locate(self.at)
+                raise DataError(f"{self._name}:{line}: {error}; keep one") from None
             except ValueError as error:  # NaN, a number too long, nesting too deep
                 line, _ = self._locate(self.at)
                 raise DataError(

@@ -24,7 +24,7 @@ from hermes.data.json_list import read_json_list
 from hermes.data.parquet import read_rows
 from hermes.errors import DataError
 from hermes.formatting import format_count
-from hermes.storage.plain_json import load_json
+from hermes.storage.plain_json import DuplicateKeyError, load_json
 
 __all__ = ["Record", "parse_records", "read_file_records", "read_records"]
 
@@ -220,5 +220,7 @@ def _parse_json(text: str, name: str, line: int, hint: str) -> Any:
         row, column = before.count("\n"), len(before) - before.rfind("\n")
         at = f"{name}:{line + row}:{column}"
         raise DataError(f"{at}: not JSON ({error.msg}); {hint}") from None
+    except DuplicateKeyError as error:
+        raise DataError(f"{name}:{line}: {error}; keep one") from None
     except ValueError as error:  # NaN, a number too long, nesting too deep
         raise DataError(f"{name}:{line}: JSON that cannot be read ({error}); {hint}") from None

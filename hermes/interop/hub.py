@@ -35,7 +35,7 @@ __all__ = [
     "load_tokenizer",
     "parse_hub_name",
     "pin_commit",
-    "require_model",
+    "require_model_present",
     "resolve_hub_path",
 ]
 
@@ -113,13 +113,16 @@ def describe_missing_model(path: Path) -> str:
     return missing
 
 
-def require_model(path: str | os.PathLike[str]) -> None:
-    """Refuse a model's name that stands for nothing on this machine, before anything slow begins.
+def require_model_present(path: str | os.PathLike[str]) -> None:
+    """Refuse a model that is not there, before anything is loaded that takes long.
 
-    Of a name on the Hub only the form is looked at. Raises HermesError, CheckpointError.
+    Downloads nothing: what is named on the Hub is not looked at. Raises CheckpointError, and
+    HermesError for a malformed name.
     """
-    if parse_hub_name(path) is None and not (local := resolve_run_name(Path(path))).exists():
-        raise CheckpointError(describe_missing_model(local))
+    if parse_hub_name(path) is None:
+        local = resolve_run_name(Path(path))
+        if not local.exists():
+            raise CheckpointError(describe_missing_model(local))
 
 
 def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:

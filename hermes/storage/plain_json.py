@@ -1,8 +1,7 @@
 """JSON of users and of other programs, which may be anything: what is none is a ValueError.
 
 Records, requests, files beside a model, calls that a model wrote and what a run keeps come through
-here; the JSON of a checkpoint is read more strictly, by `strict_json`. Of a key that is given twice
-the last value counts, as for most readers of JSON.
+here; the JSON of a checkpoint is read more strictly, by `strict_json`.
 """
 
 import json
@@ -10,7 +9,7 @@ import math
 import re
 from typing import Any
 
-__all__ = ["DEEPEST", "decode_json", "load_json"]
+__all__ = ["DEEPEST", "DuplicateKeyError", "build_object", "decode_json", "load_json"]
 
 # Levels of lists and objects. Python's own limit depends on how deep the caller stands, and what is
 # read just below it fails where it is written again. Schemas of tools have about ten.
@@ -20,12 +19,26 @@ BYTE_ORDER_MARK = "\ufeff"
 SPACE = re.compile(r"[ \t\n\r]*")
 
 
+class DuplicateKeyError(ValueError):
+    """An object has a key twice, so that readers differ in what it holds."""
+
+
+def build_object(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Build an object for json's object_pairs_hook. Raises DuplicateKeyError."""
+    found = dict(items)
+    if len(found) < len(items):
+        keys = [key for key, _ in items]
+        twice = next(key for number, key in enumerate(keys) if key in keys[:number])
+        raise DuplicateKeyError(f"the key {twice!r} is given twice")
+    return found
+
+
 def load_json(text: str | bytes | bytearray) -> Any:
     """Parse JSON; bytes may be UTF-8, UTF-16 or UTF-32.
 
     Raises ValueError, of which json.JSONDecodeError, with the place, is one. It is also raised for
-    NaN, infinities, numbers beyond float64 (1e400), integers of more than 4,300 digits, and more
-    than DEEPEST levels of lists and objects.
+    NaN, infinities, numbers beyond float64 (1e400), integers of more than 4,300 digits, more than
+    DEEPEST levels of lists and objects, and as DuplicateKeyError for a key that is given twice.
     """
     if not isinstance(text, str):
         text = text.decode(json.detect_encoding(text))
@@ -86,4 +99,6 @@ def _read_float(digits: str) -> float:
     return value
 
 
-_DECODER = json.JSONDecoder(parse_float=_read_float, parse_constant=_refuse_constant)
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=build_object, parse_float=_read_float, parse_constant=_refuse_constant
+)

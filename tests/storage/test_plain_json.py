@@ -22,6 +22,7 @@ REFUSED = {
     "[-Infinity]": "-Infinity is not JSON",
     "-1e400": "the number -1e400 is out of range",
     "9" * 5_000: "a number has too many digits",
+    '{"a": 1, "b": {}, "a": 2}': "the key 'a' is given twice",
     "[" * (DEEPEST + 1) + "]" * (DEEPEST + 1): "nested more than 200 levels deep",
     '{"a":' * 100_000: "nested more than 200 levels deep",
 }
@@ -67,7 +68,9 @@ def test_a_record_with_it_is_a_bad_one_with_its_line(tmp_path, text):
     lines.write_text(f'"a"\n{text}\n"b"\n')
     items.write_text(f'["a",\n{text}]')
     for path in (lines, items):
-        with pytest.raises(DataError, match=f"{path.name}:2: JSON that cannot be read"):
+        with pytest.raises(
+            DataError, match=f"{path.name}:2: (JSON that cannot be read|the key 'a')"
+        ):
             list(read_records([path]))
     assert [record.value for record in read_records([lines], bad=BadRecords(1))] == ["a", "b"]
 
@@ -83,7 +86,7 @@ def test_json_within_a_text_is_held_to_the_same(text):
 
 def test_json_is_as_ever():
     assert load_json(b'{"a": [1, 2.5, null, true, "\\u00e4"]}') == {"a": [1, 2.5, None, True, "ä"]}
-    assert load_json(' \n{"a": 1, "a": 2}\t') == {"a": 2}
+    assert load_json(' \n{"a": 1, "b": {"a": 2}}\t') == {"a": 1, "b": {"a": 2}}
     assert load_json("[1]".encode("utf-16")) == load_json(b"\xef\xbb\xbf[1]") == [1]
     assert load_json("1" + "0" * 4_000) == 10**4_000
     assert decode_json('{"a": "]"}</tool_call>', 0) == ({"a": "]"}, 10)
