@@ -50,6 +50,7 @@ def check_training_call(call: Call, edits: Mapping[str, object] | None = None) -
     _check_values(call)
     if not _continues(call):
         _check_recipe(call, edits or {})
+        _require_tokenizer(call)
 
 
 def _check_names(call: Call) -> None:
@@ -60,21 +61,25 @@ def _check_names(call: Call) -> None:
         require_model_present(call["checkpoint"])
     if (stable := call.values.get("cooldown_from")) and not Path(stable).exists():
         locate(Path(stable))
-    _check_tokenizer(call)
-
-
-def _check_tokenizer(call: Call) -> None:
-    """Refuse a tokenizer that is not there, and a new run on text that has none."""
     given = call["tokenizer"]
-    if call.values.get("train_tokenizer") or call.values.get("force_retrain_tokenizer"):
-        return  # it need not be there yet
-    if isinstance(given, str | Path) and parse_hub_name(given) is None and not Path(given).exists():
+    named = isinstance(given, str | Path) and parse_hub_name(given) is None
+    if named and not _trains_tokenizer(call) and not Path(given).exists():
         load_tokenizer(given)
-    if given is None and _begins_model(call) and not _continues(call):
-        # Prepared tokens, and some tools' files of tokens, have one beside them.
-        names = strip_weights(list_files(call))
-        if all(name == str(STANDARD_INPUT) or find_format(Path(name)) for name in names):
-            refuse_without_tokenizer()
+
+
+def _trains_tokenizer(call: Call) -> bool:
+    """Whether the tokenizer need not be there yet."""
+    return bool(call.values.get("train_tokenizer") or call.values.get("force_retrain_tokenizer"))
+
+
+def _require_tokenizer(call: Call) -> None:
+    """Refuse a new model on text without a tokenizer."""
+    if call["tokenizer"] is not None or not _begins_model(call) or _trains_tokenizer(call):
+        return
+    # Prepared tokens, and some tools' files of tokens, have one beside them.
+    names = strip_weights(list_files(call))
+    if all(name == str(STANDARD_INPUT) or find_format(Path(name)) for name in names):
+        refuse_without_tokenizer()
 
 
 def _begins_model(call: Call) -> bool:
