@@ -48,7 +48,7 @@ def check_training_call(call: Call, edits: Mapping[str, object] | None = None) -
     check_output(Path(call["output"]), resume=call["resume"])
     _check_names(call)
     _check_values(call)
-    if not _continues(call):
+    if not _is_continued(call):
         _check_recipe(call, edits or {})
         _require_tokenizer(call)
 
@@ -63,18 +63,18 @@ def _check_names(call: Call) -> None:
         locate(Path(stable))
     given = call["tokenizer"]
     named = isinstance(given, str | Path) and parse_hub_name(given) is None
-    if named and not _trains_tokenizer(call) and not Path(given).exists():
+    if named and not _has_new_tokenizer(call) and not Path(given).exists():
         load_tokenizer(given)
 
 
-def _trains_tokenizer(call: Call) -> bool:
+def _has_new_tokenizer(call: Call) -> bool:
     """Whether the tokenizer need not be there yet."""
     return bool(call.values.get("train_tokenizer") or call.values.get("force_retrain_tokenizer"))
 
 
 def _require_tokenizer(call: Call) -> None:
     """Refuse a new model on text without a tokenizer."""
-    if call["tokenizer"] is not None or not _begins_model(call) or _trains_tokenizer(call):
+    if call["tokenizer"] is not None or not _is_new_model(call) or _has_new_tokenizer(call):
         return
     # Prepared tokens, and some tools' files of tokens, have one beside them.
     names = strip_weights(list_files(call))
@@ -82,11 +82,11 @@ def _require_tokenizer(call: Call) -> None:
         refuse_without_tokenizer()
 
 
-def _begins_model(call: Call) -> bool:
+def _is_new_model(call: Call) -> bool:
     return "model" in call.values and not call["checkpoint"]
 
 
-def _continues(call: Call) -> bool:
+def _is_continued(call: Call) -> bool:
     """Whether the recipe, and what else is not given, is that of a checkpoint."""
     return is_resuming(call) or bool(call.values.get("cooldown_from"))
 
@@ -110,7 +110,7 @@ def _check_values(call: Call) -> None:
 def _check_recipe(call: Call, edits: Mapping[str, object]) -> None:
     """Refuse the settings of a new run, those of its model too where it is on this machine."""
     spec = None
-    if _begins_model(call):
+    if _is_new_model(call):
         fields = read_recipe_fields(call) | edits
         spec = _read_model(call)
     else:

@@ -22,7 +22,7 @@ FLOORS = {
         }
         | {"work_counts"},
         {"stage_display", "storage"},
-        {"arguments"},
+        {"arguments", "figures"},
         {"optimizer_recipe", "size_schedule"},
         {"spec", "recipe", "distributed"},
         {"backend_options", "batch", "train_state"},
