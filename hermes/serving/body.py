@@ -74,7 +74,7 @@ class Body:
         if value is None:
             return None
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not is_number or not low <= value <= high:  # which NaN is not either
+        if not is_number or not low <= value <= high:
             raise self.refuse(name, f"must be a number from {low:g} to {high:g}", value)
         return float(value)
 

@@ -38,14 +38,14 @@ class StepSize:
 def find_step_size(
     recipe: Recipe, size: int, world_size: int, cursor: Cursor, step: int
 ) -> StepSize:
-    """What the step behind `step` takes. size: samples of an epoch."""
+    """What the step that follows `step` steps takes. size: samples of an epoch."""
     samples = count_step_samples(recipe, cursor, size, world_size, step)
     parts = recipe.seq_len // recipe.find_seq_len(step)
     return StepSize(samples, recipe.find_batch_size(step), parts)
 
 
 def split_sequences(batch: Batch, parts: int) -> Batch:
-    """The batch whose every sequence is `parts` sequences, one behind the other, of fewer tokens.
+    """The batch whose every sequence is `parts` sequences, one after the other, of fewer tokens.
 
     (A, B, T) -> (A, B parts, T / parts). Row b of n is rows b parts to b parts + parts - 1, also in
     the numbers that key dropout.

@@ -61,7 +61,7 @@ class TrainingLoop:
     run began where that is None. save_every_epoch: save after the step that ends an epoch, too.
     noise: averages of the gradients' noise, None where it is not measured.
     samples: made every so many steps; sampled: whether those of `position` are. tasks: evaluated
-    every so many steps, behind a checkpoint; has_task_scores: whether those due at `position` are.
+    every so many steps, after a checkpoint; has_task_scores: whether those due at `position` are.
     meter: measures what steps cost. clock: seconds, for the throughput.
     """
 
@@ -188,7 +188,7 @@ class TrainingLoop:
         return BatchReader(self.data.dataset, shape)
 
     def _draw_batch(self) -> tuple[Batch, Cursor]:
-        """This rank's share of the next step's samples, and the cursor behind them.
+        """This rank's share of the next step's samples, and the cursor after them.
 
         The share of the step after it is drawn meanwhile.
         """
@@ -272,7 +272,7 @@ class TrainingLoop:
         self._return = self.position, replace(self.early_stopping), self.guard.copy(), self.noise
 
     def _roll_back(self, bad: Bad, at: Position) -> Iterator[Event]:
-        """Go back to the last checkpoint, and on with the samples behind a bad step, at `at`.
+        """Go back to the last checkpoint, and on with the samples after a bad step, at `at`.
 
         What was computed after that step is dropped, so that it is the same however late its loss
         was read. Raises NonFinite where going back has not helped, or leaves no samples.
@@ -290,7 +290,7 @@ class TrainingLoop:
         size, world_size = len(self.data.dataset.train), self.coordinator.rank_info.world_size
         self.total_steps = count_steps(self.recipe, self.position, size, world_size)
         if not self._has_steps_left():
-            raise NonFinite(f"step {bad.step}: {what}, and no samples are left behind it")
+            raise NonFinite(f"step {bad.step}: {what}, and no samples are left after it")
         cursor, total = at.cursor, self.total_steps
         event = RolledBack(
             step, bad.step, cursor.epoch, cursor.sample, rollbacks.total, total, what
