@@ -39,6 +39,7 @@ MISTAKES = {
     "generate -c . --temperature -1": "--temperature must",
     "generate -c . --prompts missing.jsonl": "cannot read missing.jsonl",
     "chat -c missing": "missing: no such file or folder",
+    "chat -c . --top-p 2": "--top-p must",
     "serve -c missing": "missing: no such file or folder",
     "eval -c missing --data t.txt": "missing: no such file or folder",
     "eval -c . --data missing.txt": "missing.txt: no such file",
