@@ -111,10 +111,10 @@ def _check_recipe(call: Call, edits: Mapping[str, object]) -> None:
     """Refuse the settings of a new run, those of its model too where it is on this machine."""
     spec = None
     if _is_new_model(call):
-        fields = read_recipe_fields(call) | edits
+        fields = {**read_recipe_fields(call), **edits}
         spec = _read_model(call)
     else:
-        fields = read_recipe_fields(call, defaults=True) | edits
+        fields = {**read_recipe_fields(call, defaults=True), **edits}
         fields["lora"] = make_lora(call, ())
         check_length(call, fields)
     if fields.get("seq_len") is None:
