@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hermes.api_checks import check_vocab_size
 from hermes.api_runs import bind_call, ignore_event, return_false, run_to_end
 from hermes.arguments import (
     Call,
@@ -246,11 +247,8 @@ def _make_train_request(call: Call, host: RunHost) -> RunRequest:
             if call.has_given(name):
                 raise HermesError(f"{name} belongs to a new model; leave checkpoint out")
         return make_text_request(call, host)
-    trains = call["train_tokenizer"] or call["force_retrain_tokenizer"]
-    if call["host"] is None and call.has_given("vocab_size") and not trains:
-        raise HermesError(
-            "--vocab-size is that of a tokenizer to train; give --train-tokenizer with it"
-        )
+    if call["host"] is None:
+        check_vocab_size(call)
     if host.leads:
         check_output(Path(call["output"]), resume=call["resume"])
     call = apply_run_settings(call, *ROW_OPTIONS)

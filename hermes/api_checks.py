@@ -12,6 +12,7 @@ from hermes.checkpoint import RetentionPolicy, locate
 from hermes.data.bad_records import BadRecords
 from hermes.data.files import STANDARD_INPUT, find_format, require_present
 from hermes.data.mixture import strip_weights
+from hermes.errors import HermesError
 from hermes.finetuning.options import check_length, is_resuming, make_lora
 from hermes.interop.architecture import read_architecture
 from hermes.interop.hub import load_tokenizer, parse_hub_name, require_model_present
@@ -36,21 +37,34 @@ from hermes.training.save_timer import SaveTimer
 from hermes.training.setup import check_seq_len, choose_seq_len, refuse_without_tokenizer
 from hermes.training.spikes import SpikePolicy
 
-__all__ = ["check_training_call"]
+__all__ = ["check_training_call", "check_vocab_size"]
 
 
-def check_training_call(call: Call, edits: Mapping[str, object] | None = None) -> None:
+def check_training_call(
+    call: Call, edits: Mapping[str, object] | None = None, *, is_command: bool = False
+) -> None:
     """Refuse wrong values, and names that stand for nothing on this machine. Raises HermesError.
 
-    edits: recipe fields set by other means than arguments. Not looked at is what only a backend,
-    the Hub, or the checkpoint of a resumed run can tell.
+    edits: recipe fields set by other means than arguments. is_command: of the command line, which
+    gives all options, those too that are left at their defaults. Not looked at is what only a
+    backend, the Hub, or the checkpoint of a resumed run can tell.
     """
     check_output(Path(call["output"]), resume=call["resume"])
-    _check_names(call)
+    if not is_command:
+        check_vocab_size(call)
     _check_values(call)
+    _check_names(call)
     if not _is_continued(call):
         _check_recipe(call, edits or {})
         _require_tokenizer(call)
+
+
+def check_vocab_size(call: Call) -> None:
+    """Refuse a size of the vocabulary where no tokenizer is trained. Raises HermesError."""
+    if call.has_given("vocab_size") and not _has_new_tokenizer(call):
+        raise HermesError(
+            "--vocab-size is that of a tokenizer to train; give --train-tokenizer with it"
+        )
 
 
 def _check_names(call: Call) -> None:

@@ -20,7 +20,7 @@ from hermes.errors import DataError, HermesError
 from hermes.evaluation.perplexity import Perplexity, add_up, evaluate_perplexity, make_windows
 from hermes.finetuning.base_model import open_base_model
 from hermes.formatting import format_count
-from hermes.interop.hub import load_tokenizer
+from hermes.interop.hub import load_tokenizer, require_model_present
 from hermes.model import Model
 from hermes.model_loading import load
 from hermes.tasks.evaluation import TaskOptions, evaluate_tasks, require_harness, split_names
@@ -148,6 +148,7 @@ def _evaluate(
         tell=lambda line: warnings.warn(line, stacklevel=5),
         force=a["force"],
     )
+    require_model_present(a["checkpoint"])
     require_present(names)
     model = load(
         a["checkpoint"], a["backend"], a["device"], a["precision"], config=a["config"],

@@ -18,7 +18,7 @@ from hermes.arguments import (
     name_arguments,
 )
 from hermes.distributed.agreement import all_or_none
-from hermes.distributed.environment import read_rank_info
+from hermes.distributed.join import find_rank_info
 from hermes.errors import HermesError, Interrupted
 from hermes.options.synonyms import suggest_option
 from hermes.stages import show_stages
@@ -62,7 +62,7 @@ def bind_call(function: Callable[Concatenate[Call, P], R]) -> Callable[P, R]:
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         bound = _make_call(function, public, args, kwargs)
         try:
-            if bound["host"] is None and read_rank_info(os.environ) is None:
+            if bound["host"] is None and find_rank_info(os.environ, bound["peer_timeout"]) is None:
                 check_training_call(bound)
             return function(bound, *args, **kwargs)
         except HermesError as error:
@@ -101,7 +101,8 @@ def check_arguments(
 
     edits: recipe fields set by other means. Raises HermesError.
     """
-    check_training_call(_make_call(function, inspect.signature(function), (), arguments), edits)
+    call = _make_call(function, inspect.signature(function), (), arguments)
+    check_training_call(call, edits, is_command=True)
 
 
 def run_to_end(
