@@ -11,6 +11,7 @@ from hermes.arguments import convert_arguments, name_own_arguments
 from hermes.chat_templates.template import parse_template_args
 from hermes.errors import HermesError
 from hermes.finetuning.base_model import BaseModel, open_base_model
+from hermes.inference.call_checks import check_generation, check_sampling
 from hermes.inference.chat_session import ChatSession
 from hermes.inference.decoding import check_lengths
 from hermes.inference.engine import Engine
@@ -116,6 +117,7 @@ def generate(
     if output is not None and prompts is None:
         raise HermesError("--output is the file for the texts of --prompts; give those, too")
     check_batch_invariance(a)
+    check_generation(a)
     model = load(
         checkpoint, backend, device, precision, config=config, tokenizer=tokenizer,
         ignore_fields=a["ignore_fields"], eos=eos, bos=a["bos"], force=a["force"],
@@ -346,6 +348,7 @@ def chat(
     last conversation had been read. Raises HermesError of every kind.
     """
     a = convert_arguments(chat, locals())
+    check_sampling(a)
     base, model, chosen = open_chat_model(checkpoint, a)
     wanted = {name: a[name] for name in SAMPLING_OPTIONS}
     sampling, said = make_sampling(base.encoder.tokenizer, base.generation_config, wanted)

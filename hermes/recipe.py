@@ -245,11 +245,11 @@ class Recipe:
         return changes if changes and changes[0][0] == 0 else ((0, self.batch_size), *changes)
 
     def find_batch_size(self, step: int) -> int:
-        """Sequences per micro-batch and rank in the step behind `step` steps."""
+        """Sequences per micro-batch and rank in the step that follows `step` steps."""
         return find_size(self.list_batch_sizes(), step, self.batch_size)
 
     def find_seq_len(self, step: int) -> int:
-        """Tokens of a sequence in the step behind `step` steps."""
+        """Tokens of a sequence in the step that follows `step` steps."""
         changes = parse_size_schedule("seq_len_schedule", self.seq_len_schedule)
         return find_size(changes, step, self.seq_len)
 

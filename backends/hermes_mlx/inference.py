@@ -176,8 +176,8 @@ class Decoder:
     def __init__(self, runtime: Runtime, batch_size: int, capacity: int):
         self._runtime, self._rows, self._capacity = runtime, batch_size, capacity
         windows = find_windows(runtime.spec, capacity)
-        made = batch_size, capacity
-        runtime.require_pass(batch_size, 1, capacity, batch_size, cache=made)
+        new_cache = batch_size, capacity
+        runtime.require_pass(batch_size, 1, capacity, batch_size, cache=new_cache)
         self._cache = KVCache(runtime.spec.num_layers, capacity, windows)
 
     def advance(self, tokens: Ids) -> NDArray[np.floating]:
@@ -204,8 +204,8 @@ class Decoder:
         runtime, ctx = self._runtime, self._runtime.make_context(self._cache)
         B, T = tokens.shape
         length = self._cache.length + T
-        made = (0, 0) if self._cache.length else (B, self._capacity)
-        runtime.require_pass(B, T, length, B, cache=made)
+        new_cache = (0, 0) if self._cache.length else (B, self._capacity)
+        runtime.require_pass(B, T, length, B, cache=new_cache)
         runtime.tables.prepare(self._capacity)
         x = runtime.module.model(tokens, ctx)[:, -1]
         if length // CLEAR_EVERY > self._cache.length // CLEAR_EVERY:

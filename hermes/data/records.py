@@ -24,6 +24,7 @@ from hermes.data.json_list import read_json_list
 from hermes.data.parquet import read_rows
 from hermes.errors import DataError
 from hermes.formatting import format_count
+from hermes.storage.plain_json import DuplicateKeyError, load_json
 
 __all__ = ["Record", "parse_records", "read_file_records", "read_records"]
 
@@ -212,12 +213,14 @@ def _join_cells(rows: Iterator[tuple[int, list[str]]], name: str) -> Iterator[Re
 def _parse_json(text: str, name: str, line: int, hint: str) -> Any:
     """Parse a JSON text that begins at `line` of a file. Raises DataError."""
     try:
-        return json.loads(text)
+        return load_json(text)
     except json.JSONDecodeError as error:
         # For a text that breaks off, error.pos is after its line end: report the last character.
         before = text[: min(error.pos, len(text.rstrip()))]
         row, column = before.count("\n"), len(before) - before.rfind("\n")
         at = f"{name}:{line + row}:{column}"
         raise DataError(f"{at}: not JSON ({error.msg}); {hint}") from None
-    except (ValueError, RecursionError) as error:  # a number too long, nesting too deep
+    except DuplicateKeyError as error:
+        raise DataError(f"{name}:{line}: {error}; keep one") from None
+    except ValueError as error:  # NaN, a number too long, nesting too deep
         raise DataError(f"{name}:{line}: JSON that cannot be read ({error}); {hint}") from None

@@ -69,7 +69,7 @@ def _parse_record(where: str, line: str) -> PromptRecord:
         value = load_json(line)
         # An escape can spell half of a surrogate pair, which the output could not have in it.
         wrong = describe_surrogate(json.dumps(value, ensure_ascii=False))
-    except (ValueError, RecursionError):
+    except ValueError:
         value, wrong = None, ""
     if not isinstance(value, dict) or not isinstance(value.get("prompt"), str):
         raise DataError(f'{where}: expected {{"prompt": "..."}}, found {line.strip()[:60]!r}')

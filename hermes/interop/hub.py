@@ -35,6 +35,7 @@ __all__ = [
     "load_tokenizer",
     "parse_hub_name",
     "pin_commit",
+    "require_model_present",
     "resolve_hub_path",
 ]
 
@@ -110,6 +111,18 @@ def describe_missing_model(path: Path) -> str:
     if NAME.fullmatch(f"hf://{path}") and not path.parent.exists():
         return f"{missing}, or give hf://{path} for a model on the Hub"
     return missing
+
+
+def require_model_present(path: str | os.PathLike[str]) -> None:
+    """Refuse a model that is not there, before anything is loaded that takes long.
+
+    Downloads nothing: what is named on the Hub is not looked at. Raises CheckpointError, and
+    HermesError for a malformed name.
+    """
+    if parse_hub_name(path) is None:
+        local = resolve_run_name(Path(path))
+        if not local.exists():
+            raise CheckpointError(describe_missing_model(local))
 
 
 def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:

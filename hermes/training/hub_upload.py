@@ -1,4 +1,4 @@
-"""A run's model to the Hub: at its end, or each checkpoint behind the training."""
+"""A run's model to the Hub: at its end, or each checkpoint while it trains."""
 
 import shlex
 import shutil

@@ -24,6 +24,7 @@ from hermes.training.samples import SampleOptions, read_prompts
 
 __all__ = [
     "ROW_OPTIONS",
+    "choose_samples",
     "list_files",
     "list_names",
     "make_data_options",
@@ -151,7 +152,8 @@ def make_settings(call: Call) -> tuple[dict[str, object], dict[str, str]]:
     return settings, sources
 
 
-def _choose_samples(call: Call) -> SampleOptions:
+def choose_samples(call: Call) -> SampleOptions:
+    """The samples that a run is asked to make. Raises HermesError."""
     prompts = tuple(list_names(call["sample_prompt"]))
     if call["sample_prompts"] is not None:
         prompts += read_prompts(Path(call["sample_prompts"]))
@@ -188,7 +190,7 @@ def make_request(call: Call, host: RunHost, given: Mapping[str, object], **more:
         spike_sigma=call["spike_sigma"],
         spike_window=call["spike_window"],
         gradient_noise_scale=call["gradient_noise_scale"],
-        samples=_choose_samples(call),
+        samples=choose_samples(call),
         trackers=find_trackers(list_names(call["track"])) if host.leads else {},
         track_project=call["track_project"],
         force=call["force"],

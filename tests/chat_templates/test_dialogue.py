@@ -12,8 +12,8 @@ from hermes.chat_templates.template import Template, parse_template_args
 from hermes.chat_templates.text_encoder import NO_NAMES
 from hermes.errors import DataError
 from hermes.tokenizer import CHAT_TEMPLATE, train_tokenizer
-from tests.chat_templates.support import NAMES, SPECIAL, conversation, encoder_of
-from tests.chat_templates.test_encoder import GEMMA, LLAMA3, MISTRAL, ZEPHYR, spans
+from tests.chat_templates.support import NAMES, SPECIAL, conversation, encoder_of, spans
+from tests.chat_templates.test_encoder import GEMMA, LLAMA3, MISTRAL, ZEPHYR
 
 # In the manner of Qwen3: reasoning stays in the last round alone, which always has a block of it.
 REASONING = """\

@@ -144,9 +144,10 @@ def test_a_device_that_the_machine_lacks_is_refused_before_data_is_read(
     devices = ", ".join(find_backend(backend).devices())
     message = f"{backend} has no device {device!r} here; it has {devices}"
     where = ("--backend", backend, "--device", device)
-    train = [{"text.txt": "none.txt", "run": "new"}.get(one, one) for one in TRAIN]
+    Path("bad.txt").write_bytes(b"\xff")  # no text, as whoever reads it finds
+    train = [{"text.txt": "bad.txt", "run": "new"}.get(one, one) for one in TRAIN]
     refuses(call, 1, message, *train, *where)
-    refuses(call, 1, message, "eval", "--checkpoint", "run", "--data", "none.txt", *where)
+    refuses(call, 1, message, "eval", "--checkpoint", "run", "--data", "bad.txt", *where)
     refuses(call, 1, message, "chat", "--checkpoint", "run", *where)
 
 

@@ -41,6 +41,7 @@ def generate(
     """
     from hermes.api_generation import check_batch_invariance, choose_schema
     from hermes.errors import HermesError
+    from hermes.inference.call_checks import check_generation
     from hermes.model_loading import load
 
     if options["num_samples"] < 1:
@@ -50,6 +51,7 @@ def generate(
     if options["output"] is not None and options["prompts"] is None:
         raise HermesError("--output is the file for the texts of --prompts; give those, too")
     check_batch_invariance(options)
+    check_generation(options)
     if options["prompt"] == "-":
         options["prompt"] = read_whole_input()
     options["json_schema"] = choose_schema(options["json_schema"])

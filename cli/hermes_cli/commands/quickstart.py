@@ -60,8 +60,10 @@ def quickstart(output: Path) -> None:
     from hermes import mal
     from hermes.api_tokenizer import train_tokenizer
 
+    _check_output(output)
     first, second = _choose_backends()
-    _clear(output)
+    if output.exists():
+        delete_folder(output, Disk())
     text = _write_text(output)
     _say(f"text: Python's reference manual, {text.stat().st_size:,} bytes")
     tokenizer = train_tokenizer(text, vocab_size=VOCABULARY)
@@ -100,8 +102,8 @@ def _choose_backends() -> tuple[str, str]:
         return first, first
 
 
-def _clear(output: Path) -> None:
-    """Delete what an earlier quickstart left. Raises HermesError if there is anything else."""
+def _check_output(output: Path) -> None:
+    """Refuse a folder with anything but what an earlier quickstart left. Raises HermesError."""
     if not output.exists():
         return
     if not output.is_dir():
@@ -114,7 +116,6 @@ def _clear(output: Path) -> None:
                 f"output {str(output)!r} has {entry.name!r} in it, which no earlier "
                 "quickstart wrote; choose another with --output"
             )
-    delete_folder(output, Disk())
 
 
 def _write_text(output: Path) -> Path:

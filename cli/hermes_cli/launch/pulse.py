@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from hermes.distributed.signs_of_work import FIRST_BEAT, Beat, SignsOfWork, count_beats
+from hermes.storage.plain_json import load_json
 
 __all__ = ["Pulse", "get_pulse_path", "read_beat"]
 
@@ -18,7 +19,7 @@ def get_pulse_path(folder: str, attempt: int, rank: int) -> Path:
 def read_beat(path: Path) -> Beat | None:
     """What a worker said last; None where it does not have to, or not yet."""
     try:
-        return Beat(**json.loads(path.read_text(encoding="utf-8")))
+        return Beat(**load_json(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
 

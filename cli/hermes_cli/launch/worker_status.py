@@ -8,6 +8,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from hermes.storage.plain_json import load_json
 from hermes_cli.launch.signals import INTERRUPTED
 
 __all__ = ["StatusFile", "WorkerStatus", "read_statuses"]
@@ -67,7 +68,7 @@ def _read(path: Path) -> WorkerStatus | None:
     whole = path.read_text(encoding="utf-8").rpartition("\n")[0]
     if not whole:
         return None
-    first, *facts = (json.loads(line) for line in whole.split("\n"))
+    first, *facts = (load_json(line) for line in whole.split("\n"))
     lines = tuple(fact["line"] for fact in facts if "line" in fact)
     code = next((fact["code"] for fact in facts if "code" in fact), None)
     joined = any("joined" in fact for fact in facts)

@@ -153,7 +153,7 @@ def _read_sources(folder: Path) -> list[dict[str, object]] | None:
     try:
         found = load_json((folder / SOURCES).read_bytes())
         return found if isinstance(found, list) else None
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError):
         return None
 
 
@@ -177,6 +177,6 @@ def _remove(folder: Path, sources: Sequence[SourceFile]) -> None:
             begun = load_json((folder / PLAN).read_bytes())["sources"]
             if begun == [source.describe() for source in sources]:
                 return
-        except (OSError, ValueError, RecursionError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError):
             pass
     delete_folder(folder, Disk())
