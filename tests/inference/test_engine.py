@@ -81,6 +81,17 @@ def test_requests_enter_while_others_run(backend):
     assert [tell(one) for one in generations] == [complete_alone(model, r) for r in requests]
 
 
+@pytest.mark.parametrize(("max_queue", "expected"), [(9, [12, 4, 4, 4]), (3, [9, 3, 3, 4])])
+def test_requests_that_are_there_begin_together(max_queue, expected):
+    model = make_model("torch")
+    requests = [Request((k, 8, 9), 4, GREEDY) for k in range(6)]
+    engine = Engine(model, rows=4, max_queue=max_queue)
+    read = count_reads(engine)
+    generations = run_requests(engine, requests)
+    assert [tell(one) for one in generations] == [complete_alone(model, r) for r in requests]
+    assert read[:4] == expected
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_logits_of_rows_are_those_of_a_full_pass(backend):
     model = make_model(backend)
