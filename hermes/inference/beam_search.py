@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hermes.errors import HermesError, NonFinite
-from hermes.inference.decoding import check_lengths
+from hermes.inference.decoding import PREFILL_CHUNK, check_lengths
 from hermes.inference.filters import select_largest
 from hermes.inference.row_decoding import make_row_decoder
 from hermes.interface import Model, RowDecoder
@@ -115,7 +115,11 @@ class _Rows:
     def begin(self) -> NDArray[np.floating]:
         """Read the prompt. -> (1, V)"""
         self._decoder.open_row(0, self._capacity)
-        return self._decoder.advance([0], np.array([self._texts[0]]), [len(self._texts[0])])
+        prompt = np.array([self._texts[0]])
+        for start in range(0, prompt.size, PREFILL_CHUNK):
+            part = prompt[:, start : start + PREFILL_CHUNK]
+            logits = self._decoder.advance([0], part, [part.size])
+        return logits
 
     def advance(self, steps: Sequence[tuple[int, int]]) -> NDArray[np.floating]:
         """Make each of (beam, token) a beam, and read the tokens. -> (B, V)"""

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from hermes.errors import HermesError
+from hermes.inference import beam_search
 from hermes.inference.beam_search import search_beams
 from hermes.inference.decoding import collect_completion, generate_tokens
 from hermes.inference.sampling import GREEDY
@@ -41,6 +42,27 @@ def test_beams_have_the_log_probabilities_of_their_texts(backend, kind):
     for beam in beams:
         assert beam.logprob == pytest.approx(score_text(model, beam.tokens), abs=1e-4)
         assert beam.score == pytest.approx(beam.logprob / 12)
+
+
+@pytest.mark.parametrize("backend", ["torch", "numpy"])
+def test_a_long_prompt_is_read_in_chunks(backend, monkeypatch):
+    model, read = make_model(backend), []
+    whole = search_beams(model, PROMPT, num_beams=3, max_tokens=5)
+    monkeypatch.setattr(beam_search, "PREFILL_CHUNK", 3)
+    make = beam_search.make_row_decoder
+
+    def watch(*arguments):
+        decoder = make(*arguments)
+        advance = decoder.advance
+        decoder.advance = lambda rows, *given: (
+            read.append(given[0].shape[1]) or advance(rows, *given)
+        )
+        return decoder
+
+    monkeypatch.setattr(beam_search, "make_row_decoder", watch)
+    beams = search_beams(model, PROMPT, num_beams=3, max_tokens=5)
+    assert read[:2] == [3, 1]
+    assert [beam.tokens for beam in beams] == [beam.tokens for beam in whole]
 
 
 def test_as_many_beams_as_tokens_find_the_best_of_all_texts():
