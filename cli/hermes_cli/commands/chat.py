@@ -40,6 +40,7 @@ HELP = f"""\
 COMMANDS = (
     *("/retry", "/undo", "/reset", "/system", "/save", "/save!", "/load", "/set", "/help", "/quit"),
 )
+ALONE = frozenset({"/retry", "/undo", "/reset", "/help", "/quit"})  # that nothing follows
 SAMPLING: dict[str, type] = {"temperature": float, "top_k": int, "top_p": float, "min_p": float}
 OTHERS: dict[str, type] = {  # shown where they are not what they usually are
     **dict.fromkeys(("typical_p", "repetition_penalty", "presence_penalty"), float),
@@ -185,6 +186,8 @@ def run_command(talk: "ChatSession", line: str) -> str:
     """Do what a line that begins with '/' says; what to show. Raises HermesError."""
     name, _, rest = line.partition(" ")
     rest = rest.strip()
+    if rest and name in ALONE:
+        raise HermesError(f"{name} takes nothing behind it, got {rest[:60]!r}")
     match name:
         case "/help":
             return HELP
@@ -225,9 +228,12 @@ def run_command(talk: "ChatSession", line: str) -> str:
 def _set(talk: "ChatSession", text: str) -> str:
     from dataclasses import replace
 
+    from hermes.numerics.randomness import check_seed
+
     given = dict(_parse_setting(part) for part in re.sub(r"\s*=\s*", "=", text).split())
     if given.get("max_tokens", 1) < 1:
         raise HermesError(f"max_tokens must be at least 1, got {given['max_tokens']}")
+    check_seed(given.get("seed", 0))
     sampling = {key: value for key, value in given.items() if key not in OWN}
     talk.sampling = replace(talk.sampling, **sampling)
     for key in OWN.keys() & given.keys():
