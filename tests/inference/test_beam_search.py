@@ -109,6 +109,16 @@ def test_a_backend_without_rows_finds_the_same():
     assert [beam.tokens for beam in found] == [beam.tokens for beam in expected]
 
 
-def test_no_beam_is_refused():
-    with pytest.raises(HermesError, match="num_beams must be at least 1, got 0"):
-        search_beams(make_model("torch"), PROMPT, num_beams=0, max_tokens=5)
+@pytest.mark.parametrize(
+    ("asked", "why"),
+    [
+        ({"num_beams": 0}, "num_beams must be at least 1, got 0"),
+        ({"num_beams": 2.5}, "num_beams must be a whole number, got 2.5"),
+        ({"length_penalty": 1e5}, "length_penalty must be from -10 to 10, got 100000"),
+        ({"length_penalty": float("nan")}, "length_penalty must be from -10 to 10, got nan"),
+        ({"length_penalty": "1"}, "length_penalty must be a number, got '1'"),
+    ],
+)
+def test_a_search_that_cannot_be_is_refused(asked, why):
+    with pytest.raises(HermesError, match=why):
+        search_beams(make_model("torch"), PROMPT, **{"num_beams": 2, "max_tokens": 5, **asked})
