@@ -3,7 +3,8 @@
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -212,15 +213,17 @@ def generate_from_file(
     if a["batch_size"] < 1:
         raise HermesError(f"batch_size must be at least 1, got {a['batch_size']}")
     records, count = read_prompt_records(Path(a["prompts"])), a["num_samples"]
-    made = []
+    made: list[Request] = []
     for number, record in enumerate(records, start=1):
-        try:
+        with _name_prompt(number, a["prompts"]):
             made += _make_requests(model, record, a)
-        except HermesError as error:
-            raise HermesError(f"prompt {number} of {a['prompts']}: {error}") from error
     advice = "a smaller --batch-size or fewer --max-tokens"
     with model.explain_memory(advice):
         engine = _make_file_engine(model, made, a)
+    for number, request in enumerate(made):
+        if number % count in (0, count - 1):  # of a prompt the first seed, and the last
+            with _name_prompt(number // count + 1, a["prompts"]):
+                engine.check(request)  # now, and not after hours
     file = None
     if a["output"] is not None:
         file = TextsFile(Path(a["output"]), records, count, _name_settings(model, a))
@@ -277,9 +280,18 @@ def _make_requests(
         )
         for k in range(own["num_samples"])
     ]
-    for one in made[:1]:  # which says now, and not after hours, what would be refused
+    for one in made[:1]:  # which decides how large an engine is
         check_lengths(model.spec.max_seq_len, one.prompt, one.max_tokens, one.context_overflow)
     return made
+
+
+@contextmanager
+def _name_prompt(number: int, file: str | Path) -> Iterator[None]:
+    """A block whose errors name the prompt of a file that they are about."""
+    try:
+        yield
+    except HermesError as error:
+        raise HermesError(f"prompt {number} of {file}: {error}") from error
 
 
 def _name_settings(model: Model, arguments: Mapping[str, Any]) -> str:

@@ -104,10 +104,7 @@ class Engine:
         listener: called with each piece, by the thread that calls `step`; must not raise. Raises
         HermesError, and QueueIsFull.
         """
-        check_lengths(self.capacity, request.prompt, request.max_tokens, request.context_overflow)
-        if request.stop and self._tokenizer is None:
-            raise HermesError("stop strings need a tokenizer")
-        self._make_sampler(request)  # what it refuses is refused now
+        self.check(request)
         stream = self._tokenizer.stream(continued=request.continued) if self._tokenizer else None
         generation = Generation(request, stream, listener)
         with self._lock:
@@ -116,6 +113,13 @@ class Engine:
                 raise QueueIsFull(f"{waiting} already; try again later")
             self._queue.append(generation)
         return generation
+
+    def check(self, request: Request) -> None:
+        """Refuse what `submit` refuses, but for a full queue. Raises HermesError."""
+        check_lengths(self.capacity, request.prompt, request.max_tokens, request.context_overflow)
+        if request.stop and self._tokenizer is None:
+            raise HermesError("stop strings need a tokenizer")
+        self._make_sampler(request)
 
     def cancel(self, generation: Generation) -> None:
         """End a text at the next step, which frees its row; one that is done stays as it is."""

@@ -87,7 +87,8 @@ def _parse_record(where: str, line: str) -> PromptRecord:
             raise DataError(
                 f"{where}: {key!r} is no option; write {close[0]!r}, or give the key another name"
             )
-    options = {name: value[name] for name in OPTIONS if name in value}
+    # A null is the same as a key that is left out.
+    options = {name: value[name] for name in OPTIONS if value.get(name) is not None}
     for name in LISTS:
         if isinstance(options.get(name), str):
             options[name] = [options[name]]
