@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from decoding import PROMPT, SHAPES, make_spec
 
+from hermes.inference.batch_generation import run_requests
 from hermes.inference.decoding import generate_tokens
-from hermes.inference.engine import Engine, run_requests
+from hermes.inference.engine import Engine
 from hermes.inference.request import Request
 from hermes.inference.sampling import GREEDY
 from hermes.interface import Options, find_backend

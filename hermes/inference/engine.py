@@ -7,14 +7,15 @@ depend on who shares the batch. One thread calls `step`, until nothing is left; 
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
 
-from hermes.errors import HermesError, OutOfMemory, describe_exhaustion, is_out_of_memory
+from hermes.errors import HermesError
 from hermes.formatting import format_count
 from hermes.inference.decoding import PREFILL_CHUNK, check_lengths, shift_context
+from hermes.inference.engine_errors import DecodingFailed, QueueIsFull, describe_failure
 from hermes.inference.invariant_reading import WholeChunks
 from hermes.inference.prefixes import PrefixStore, RowState
 from hermes.inference.request import Generation, Listener, Request
@@ -25,14 +26,6 @@ from hermes.interface import ChoosesAhead, ChoosesTokens, KeepsRows, Model, Toke
 from hermes.tokenizer import Tokenizer
 
 __all__ = ["DecodingFailed", "Engine", "QueueIsFull"]
-
-
-class DecodingFailed(HermesError):
-    """The backend failed where no request was at fault."""
-
-
-class QueueIsFull(HermesError):
-    """As many requests wait as may; try again when some are done."""
 
 
 class Engine:
@@ -397,31 +390,7 @@ class Engine:
     def _fail(self, error: BaseException) -> None:
         """End all running texts, whose rows are in no known state."""
         self._begun = None
-        known = error if isinstance(error, HermesError) else _describe_failure(error)
+        known = error if isinstance(error, HermesError) else describe_failure(error)
         for row in list(self._active):
             self._prefixes.set_tokens(row.index, [])
             self._finish(row, "error", known)
-
-
-def run_requests(engine: Engine, requests: Iterable[Request]) -> list[Generation]:
-    """Generate all texts, in the order of the requests, which are taken as rows are free."""
-    found = []
-    for request in requests:
-        # All rows begin together: a step of few rows takes nearly as long as one of many.
-        while not engine.has_free_row:
-            engine.step()
-        found.append(engine.submit(request))
-    engine.run()
-    return found
-
-
-def _describe_failure(error: BaseException) -> HermesError:
-    """A backend's error as hermes says it; memory that ran out is told from what else may fail."""
-    if not is_out_of_memory(error):
-        return DecodingFailed(f"decoding: {error}")
-    asked = describe_exhaustion(error)
-    told = f" ({asked})" if asked else ""
-    return OutOfMemory(
-        f"out of memory while decoding{told}; ask for fewer tokens or texts at once, or serve with "
-        "fewer --rows"
-    )

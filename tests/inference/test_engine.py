@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from hermes.errors import HermesError, NonFinite
+from hermes.inference.batch_generation import run_requests
 from hermes.inference.decoding import collect_completion, generate_tokens
-from hermes.inference.engine import Engine, QueueIsFull, run_requests
+from hermes.inference.engine import Engine, QueueIsFull
 from hermes.inference.request import Request
 from hermes.inference.row_decoding import make_row_decoder
 from hermes.inference.sampling import GREEDY, Sampling

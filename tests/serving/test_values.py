@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 import hermes.serving
-from hermes.inference.engine import Engine, run_requests
+from hermes.inference.batch_generation import run_requests
+from hermes.inference.engine import Engine
 from hermes.inference.request import Request
 from hermes.inference.sampling_options import make_sampling
 from hermes.serving.body import HARMLESS
