@@ -65,7 +65,6 @@ class RowCache:
         self._layers: list[tuple[Array, Array] | None] = [None] * len(layout.windows)
         self._rows = mx.array([])
         self._index: dict[int | None, Array] = {}  # of where a pass of single tokens writes
-        self._blocks: dict[int | None, tuple[slice, slice] | None] = {}  # written at once
 
     @property
     def is_made(self) -> bool:
@@ -77,7 +76,6 @@ class RowCache:
         self.current = current
         self._rows = mx.array(current.rows)
         self._index = {window: mx.array(places) for window, places in current.places.items()}
-        self._blocks = {window: current.find_block(window) for window in current.places}
 
     def update(self, layer: int, k: Array, v: Array) -> tuple[Array, Array]:
         """Append the rows' keys, (B, K, T, D), and values, (B, K, T, E); return those kept.
@@ -96,15 +94,13 @@ class RowCache:
                 mx.zeros((*shape, v.shape[-1]), v.dtype),
             )
             self._layers[layer] = buffers
-        width, block = current.widths[window], self._blocks[window]
+        width = current.widths[window]
         read = []
         for buffer, new in zip(buffers, (k, v), strict=True):
             for move in current.moves[window]:
                 end = move.start + move.count
                 buffer[move.row, :, : move.count] = buffer[move.row, :, move.start : end]
-            if block is not None:
-                buffer[block[0], :, block[1]] = new
-            elif new.shape[2] == 1:
+            if new.shape[2] == 1:
                 buffer[self._rows, :, self._index[window]] = new[:, :, 0]
             else:
                 for b, (row_index, place, count) in enumerate(

@@ -81,13 +81,6 @@ class RowPass:
         neighbours = self.rows == tuple(range(first, first + len(self.rows)))
         return slice(first, first + len(self.rows)) if neighbours else None
 
-    def find_block(self, window: int | None) -> tuple[slice, slice] | None:
-        """Rows and places as slices of the buffers, where all T tokens of all rows go there."""
-        places, T = self.places[window], self.positions.shape[1]
-        if self.span is None or (places != places[0]).any() or (self.counts != T).any():
-            return None
-        return self.span, slice(int(places[0]), int(places[0]) + T)
-
 
 class RowLayout:
     """The rows of a cache: how many tokens each has, and which of them its buffers have."""
