@@ -69,8 +69,9 @@ def make_prompts(count):
 
 def time_hermes(backend, folder, precision, count, tokens, rounds):
     """Seconds of each round of `count` texts."""
+    from hermes.inference.batch_generation import run_requests
     from hermes.inference.decoding import generate_tokens
-    from hermes.inference.engine import Engine, run_requests
+    from hermes.inference.engine import Engine
     from hermes.inference.request import Request
     from hermes.inference.sampling import GREEDY
     from hermes.interface import Options, find_backend

@@ -6,13 +6,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from hermes.arguments import convert_value
 from hermes.errors import HermesError, NonFinite
-from hermes.inference.decoding import check_lengths
+from hermes.inference.decoding import PREFILL_CHUNK, check_lengths
 from hermes.inference.filters import select_largest
 from hermes.inference.row_decoding import make_row_decoder
 from hermes.interface import Model, RowDecoder
 
 __all__ = ["Beam", "search_beams"]
+
+MOST_PENALTY = 10.0  # beyond which a length to its power is soon no number
 
 
 @dataclass(frozen=True)
@@ -47,8 +50,16 @@ def search_beams(
     the end of the context, where what the beams have counts as found. That is what transformers
     does with early_stopping false. stop, vocab_size: as in `generate_tokens`. Raises HermesError.
     """
+    num_beams = convert_value("num_beams", num_beams, int)
+    max_tokens = convert_value("max_tokens", max_tokens, int)
+    length_penalty = convert_value("length_penalty", length_penalty, float)
     if num_beams < 1:
         raise HermesError(f"num_beams must be at least 1, got {num_beams}")
+    if not abs(length_penalty) <= MOST_PENALTY:  # which NaN is not either
+        raise HermesError(
+            f"length_penalty must be from {-MOST_PENALTY:g} to {MOST_PENALTY:g}, got "
+            f"{length_penalty:g}"
+        )
     longest = model.spec.max_seq_len
     tokens = check_lengths(longest, prompt, max_tokens, "stop")
     count = min(max_tokens, longest - len(tokens) + 1)
@@ -115,7 +126,11 @@ class _Rows:
     def begin(self) -> NDArray[np.floating]:
         """Read the prompt. -> (1, V)"""
         self._decoder.open_row(0, self._capacity)
-        return self._decoder.advance([0], np.array([self._texts[0]]), [len(self._texts[0])])
+        prompt = np.array([self._texts[0]])
+        for start in range(0, prompt.size, PREFILL_CHUNK):
+            part = prompt[:, start : start + PREFILL_CHUNK]
+            logits = self._decoder.advance([0], part, [part.size])
+        return logits
 
     def advance(self, steps: Sequence[tuple[int, int]]) -> NDArray[np.floating]:
         """Make each of (beam, token) a beam, and read the tokens. -> (B, V)"""

@@ -119,6 +119,7 @@ def test_a_conversation_in_a_terminal(base, open_terminal, tmp_path, backend):
         "be brief", "the\ndog \U0001f600\nran", "a\nmat"
     ]  # fmt: skip
     assert "no such command '/x'" in talk.type("/x\n")
+    assert take_answer(talk.type('"""/quit"""\n'))  # is said, not done
     assert "temperature=0.5" in talk.type("/set temperature=0.5\n")
     talk.type("half a li", "half a li")
     talk.interrupt("/quit or Ctrl-D ends\n>>> ")  # which forgets the line

@@ -147,6 +147,33 @@ def test_a_line_that_cannot_be_is_refused_by_its_place(options, call, tmp_path, 
     assert message in err
 
 
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ({"seed": -1}, "seed must be at least 0 and below 2^64, got -1"),
+        ({"seed": 2**64 - 1}, f"seed must be at least 0 and below 2^64, got {2**64}"),
+        ({"logit_bias": {"999": 1}}, "logit_bias must be of ids below the 300 of the tokens"),
+    ],
+)
+def test_a_late_line_is_refused_before_any_text(options, call, tmp_path, own, message):
+    write_lines(tmp_path / "in.jsonl", [{"prompt": "a"}] * 6 + [{"prompt": "a", **own}])
+    more = ("--output", tmp_path / "out.jsonl", "--num-samples", 2, "--batch-size", 1)
+    code, _, err = call(*options, *more)
+    assert code == 1
+    assert f"prompt 7 of {tmp_path}/in.jsonl: {message}" in err
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_a_null_is_an_option_that_is_left_out(options, call, tmp_path):
+    found = []
+    for own in ({}, {"temperature": None, "stop": None, "seed": None, "max_tokens": None}):
+        write_lines(tmp_path / "in.jsonl", [{"prompt": "the cat", **own}])
+        code, out, err = call(*options, "--temperature", 0.3, "--stop", "q")
+        assert code == 0, err
+        found.append(out)
+    assert found[0] == found[1]
+
+
 def test_a_file_of_prompts_may_be_no_json_or_begin_with_a_mark(options, call, tmp_path):
     (tmp_path / "in.jsonl").write_text("[" * 100_000)
     code, _, err = call(*options, "--output", tmp_path / "out.jsonl")

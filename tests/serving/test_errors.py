@@ -1,5 +1,6 @@
 """Whatever a server refuses or fails at, it says so in the form that OpenAI's clients read."""
 
+import gzip
 import json
 import socket
 import threading
@@ -8,7 +9,11 @@ import time
 import httpx
 import openai
 import pytest
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from hermes.chat_templates.encoder import ChatEncoder
+from hermes.serving.http_protocol import HTTPProtocol
+from hermes.serving.run_server import OWN_NAMES
 from hermes_torch.row_decoder import RowDecoder
 from tests.serving.test_requests import LONG, post
 from tests.waiting import wait_until
@@ -40,6 +45,88 @@ def test_own_and_added_names_are_answered(make_server, name):
     hosts = ("127.0.0.1", "localhost", "[::1]", "::1", "X.lan", "*.box.lan")
     named = make_server(hosts=hosts)
     assert httpx.get(f"{named.address}/health", headers={"Host": name}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "origin", ["http://evil.example", "https://evil.example:8000", "null", "http://[", "http://"]
+)
+def test_a_page_of_another_site_cannot_ask(server, origin):
+    """A browser sends a body of text/plain to any address, without asking that server first."""
+    sent = {"Origin": origin, "Content-Type": "text/plain"}
+    answer = post(server, {"prompt": "the cat", "max_tokens": 1}, **sent)
+    assert answer.status_code == 403
+    error = read_error(answer)
+    assert error["code"] == "unknown_origin"
+    assert error["message"].startswith(f"the request is of a page of {origin!r}, which is not")
+
+
+@pytest.mark.parametrize(
+    "origin", ["http://127.0.0.1:8000", "http://localhost:3000", "https://chat.x.lan",
+               "chrome-extension://abc", "file://"],
+)  # fmt: skip
+def test_the_servers_own_pages_and_programs_can(make_server, origin):
+    named = make_server(hosts=(*OWN_NAMES, "*.x.lan"))
+    body = {"prompt": "the cat", "max_tokens": 1}
+    assert post(named, body, Origin=origin).status_code == 200
+
+
+def ask_raw(server, data):
+    """The head and the body of an answer to bytes, until the server closes the connection."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as raw:
+        raw.sendall(data)
+        said = b""
+        while part := raw.recv(1 << 16):
+            said += part
+    head, _, body = said.partition(b"\r\n\r\n")
+    return head.lower(), body
+
+
+def test_http_1_0_is_answered_without_a_host_and_streamed_without_chunks(server):
+    head, body = ask_raw(server, b"GET /health HTTP/1.0\r\n\r\n")
+    assert head.startswith(b"http/1.1 200")
+    assert json.loads(body)["status"] == "ok"
+    asked = json.dumps({"prompt": "the cat", "max_tokens": 3, "stream": True}).encode()
+    length = f"POST /v1/completions HTTP/1.0\r\nContent-Length: {len(asked)}\r\n\r\n".encode()
+    head, body = ask_raw(server, length + asked)
+    assert b"chunked" not in head
+    assert body.startswith(b"data: {")
+    assert body.endswith(b"data: [DONE]\n\n")
+
+
+def test_the_protocol_is_the_one_that_tests_have_seen():
+    # Not httptools', wherever it is installed: it sends chunks to HTTP/1.0, too.
+    assert issubclass(HTTPProtocol, H11Protocol)
+
+
+@pytest.mark.parametrize("coding", ["gzip", "br", "gzip, identity", "x" * 99])
+def test_a_body_that_is_coded_is_refused_by_the_name_of_its_code(server, coding):
+    body = gzip.compress(json.dumps({"prompt": "the cat"}).encode())
+    answer = post(server, body, **{"Content-Encoding": coding})
+    assert answer.status_code == 415
+    assert read_error(answer)["message"].startswith(f"the body is coded as {coding[:50]!r}"[:60])
+    plain = post(server, {"prompt": "a", "max_tokens": 1}, **{"Content-Encoding": "Identity"})
+    assert plain.status_code == 200
+
+
+def test_the_list_of_models_may_end_in_a_slash(server):
+    assert httpx.get(f"{server.address}/v1/models/").json()["object"] == "list"
+
+
+def test_what_ends_an_answer_is_found_once_and_not_by_the_loop(make_server, monkeypatch):
+    """It renders the template, for which the renderings of others may have to be waited for."""
+    server, threads = make_server(), []
+    find = ChatEncoder.find_end_of_turn
+
+    def look(encoder):
+        threads.append(threading.current_thread())
+        return find(encoder)
+
+    monkeypatch.setattr(ChatEncoder, "find_end_of_turn", look)
+    body = {"messages": [{"role": "user", "content": "the cat"}], "max_tokens": 1}
+    for _ in range(3):
+        assert post(server, body, "/v1/chat/completions").status_code == 200
+    assert len(threads) == 1
+    assert threads[0] is not server.thread
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "OPTIONS"])

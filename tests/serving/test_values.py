@@ -8,8 +8,12 @@ from pathlib import Path
 import pytest
 
 import hermes.serving
+from hermes.inference.batch_generation import run_requests
+from hermes.inference.engine import Engine
+from hermes.inference.request import Request
+from hermes.inference.sampling_options import make_sampling
 from hermes.serving.body import HARMLESS
-from hermes.serving.sampling_fields import MORE_COUNTS, MORE_NUMBERS
+from hermes.serving.sampling_fields import MORE_COUNTS, MORE_NUMBERS, MORE_TEXTS
 from tests.serving.test_errors import read_error
 from tests.serving.test_requests import post
 
@@ -18,8 +22,8 @@ CODE = "".join(
     (Path(hermes.serving.__file__).parent / name).read_text(encoding="utf-8") for name in SOURCES
 )
 FIELDS = sorted(
-    {*re.findall(r'body\.take\w*\(\s*"(\w+)"', CODE), *MORE_NUMBERS, *MORE_COUNTS, *HARMLESS}
-    | {"colour"}
+    {*re.findall(r'body\.take\w*\(\s*"(\w+)"', CODE), *MORE_NUMBERS, *MORE_COUNTS, *MORE_TEXTS}
+    | {*HARMLESS, "colour"}
 )
 HUGE = "1" + "0" * 400
 VALUES = (
@@ -85,3 +89,39 @@ def test_escapes_of_whole_pairs_and_a_byte_order_mark_are_read(server):
     answer = post(server, body)
     assert answer.status_code == 200
     assert answer.json()["choices"] == plain.json()["choices"]
+
+
+def test_top_p_of_0_is_the_most_probable_token_alone(server):
+    asked = {"prompt": "the cat", "max_tokens": 6, "seed": 5}
+    greedy = post(server, {**asked, "temperature": 0}).json()
+    assert (
+        post(server, {**asked, "temperature": 2, "top_p": 0}).json()["choices"]
+        == (greedy["choices"])
+    )
+
+
+def test_banned_words_and_breakers_are_taken_as_generate_takes_them(server, base):
+    (letter,) = base.tokenizer.encode("c")
+    asked = {"prompt": "the cat", "max_tokens": 4, "temperature": 0, "logit_bias": {letter: 100}}
+    assert post(server, asked).json()["choices"][0]["text"] == "cccc"
+    assert "c" not in post(server, {**asked, "ban": "c"}).json()["choices"][0]["text"]
+    del asked["logit_bias"]
+    sampling, _ = make_sampling(
+        base.tokenizer, {}, {"temperature": 0.0, "dry_multiplier": 9.0, "dry_breaker": ["cat"]}
+    )
+    text = Request(tuple(base.tokenizer.encode("the cat")), 20, sampling)
+    expected = run_requests(Engine(server.model.engine.model, tokenizer=base.tokenizer), [text])
+    strong = {**asked, "max_tokens": 20, "dry_multiplier": 9, "dry_breaker": "cat"}
+    assert post(server, strong).json()["choices"][0]["text"] == expected[0].text
+
+
+def test_a_vocabulary_is_searched_for_breakers_once(server, monkeypatch):
+    tokenizer, searches = server.model.tokenizer, []
+    search = tokenizer.iterate_token_bytes
+    monkeypatch.setattr(
+        tokenizer, "iterate_token_bytes", lambda: [searches.append(1), *search()][1:]
+    )
+    for _ in range(3):
+        body = {"prompt": "a", "max_tokens": 1, "dry_multiplier": 1, "dry_breaker": ["once", "!"]}
+        assert post(server, body).status_code == 200
+    assert len(searches) == 1
