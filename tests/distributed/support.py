@@ -4,13 +4,13 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
 
 from hermes.distributed.process_group import RankInfo, SingleProcess
 from hermes.training.events import MEASURED
+from hermes_cli.launch.launcher import hold_free_ports
+from tests.waiting import wait_until
 
 HERMES = [sys.executable, "-m", "hermes"]
 COMMON = [
@@ -41,13 +41,12 @@ class Said(SingleProcess):
         return max(number, *map(float, self._texts))
 
 
+_HELD = contextlib.ExitStack()  # until the tests end
+
+
 def free_ports(count):
-    """Ports of 127.0.0.1 that nobody listens at now."""
-    with contextlib.ExitStack() as stack:
-        found = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in found:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in found]
+    """Ports of 127.0.0.1 that nobody listens at now, nor is given before the tests end."""
+    return _HELD.enter_context(hold_free_ports(count))
 
 
 def hermes(folder, *arguments, code=0):
@@ -165,11 +164,7 @@ def begun(corpus, run, *how):
 
 
 def wait_for_checkpoint(process, run):
-    end = time.monotonic() + WAIT
-    while not list(run.glob("step-*")):
-        assert process.poll() is None, (process.stderr or process.stdout).read()
-        assert time.monotonic() < end, "no checkpoint came"
-        time.sleep(0.1)
+    wait_until(lambda: list(run.glob("step-*")), WAIT, process)
 
 
 def last_saved(run):
