@@ -10,6 +10,11 @@ os.environ.setdefault("MLX_ENABLE_TF32", "0")
 
 # MLX takes its BLAS from a library that is loaded before it; test modules load MLX in any order.
 import hermes_mlx  # noqa: F401
+from hermes import stage_display
+
+# What takes longer than a moment is shown: on a slow machine that may be anything, and what a test
+# compares would have a line more.
+stage_display.PATIENCE = stage_display.LOG_PATIENCE = 3600.0
 
 # A machine that is busy with other things draws examples slowly, which says nothing of a test.
 BUSY = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}

@@ -2,6 +2,7 @@
 
 import threading
 
+from hermes import stage_display
 from tests.waiting import wait_until
 
 
@@ -20,3 +21,12 @@ class PlayedClock:
         self.now += seconds
         before = self._looks
         wait_until(lambda: self._looks >= before + 2)
+
+
+def play_stages(monkeypatch):
+    """The clock of what shows stages, after 1.5 s in place and after 5 as a line."""
+    played = PlayedClock()
+    changes = {"time": played, "REDRAW": 0.01, "PATIENCE": 1.5, "LOG_PATIENCE": 5.0}
+    for name, value in changes.items():
+        monkeypatch.setattr(stage_display, name, value)
+    return played

@@ -1,6 +1,7 @@
 """A small text and model, and hermes as a process."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -43,6 +44,11 @@ def wait_for_step(metrics, step, training=None):
         return metrics.exists() and len(metrics.read_text().splitlines()) >= step
 
     wait_until(has_come, process=training)
+
+
+def drop_stages(said):
+    """What a command said, without the lines of what took longer than a moment."""
+    return re.sub(r"^[^\n]*, \d+ s(, [\d:]+ left)?\n", "", said, flags=re.MULTILINE)
 
 
 def read_terminal(parent):

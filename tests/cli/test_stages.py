@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import hermes
-from hermes import stage_display
 from hermes.data import read_documents, tokenize
 from hermes.interface import Options
 from hermes.stage_display import StageDisplay, show_progress
@@ -22,17 +21,14 @@ from hermes.training.host import RunHost
 from hermes.training.loop import TrainingLoop
 from hermes.training.progress_bar import open_progress
 from tests.cli.support import HERMES, TRAIN, read_terminal, wait_for_step
-from tests.played_clock import PlayedClock
+from tests.played_clock import play_stages
 from tests.waiting import PATIENCE
 
 
 @pytest.fixture
 def clock(monkeypatch):
     """The time of stages, which are looked at often."""
-    monkeypatch.setattr(stage_display, "REDRAW", 0.01)
-    played = PlayedClock()
-    monkeypatch.setattr(stage_display, "time", played)
-    return played
+    return play_stages(monkeypatch)
 
 
 def test_a_stage_is_a_line_after_a_while_and_nothing_before(clock):

@@ -10,7 +10,6 @@ import sys
 
 import pytest
 
-from hermes import stage_display
 from hermes.data import files
 from hermes.data.loading import DataOptions, load_tokens
 from hermes.data.prepared import PreparationOptions, group, prepare_tokens
@@ -19,7 +18,7 @@ from hermes.stage_display import StageDisplay
 from hermes.tokenizer import train_tokenizer
 from tests.cli.support import read_terminal
 from tests.data.test_sources import write_parquet
-from tests.played_clock import PlayedClock
+from tests.played_clock import play_stages
 
 SENTENCE = "the cat sat on the mat and the dog ran after it, "
 DOCUMENTS = [SENTENCE * (1 + n % 40) for n in range(400)]  # about 400 kB
@@ -135,9 +134,7 @@ SHOWN = {
 
 @pytest.mark.parametrize("columns", SHOWN)
 def test_a_stage_fits_the_terminal_whatever_its_width(monkeypatch, columns):
-    monkeypatch.setattr(stage_display, "REDRAW", 0.01)
-    clock, drawn = PlayedClock(), []
-    monkeypatch.setattr(stage_display, "time", clock)
+    clock, drawn = play_stages(monkeypatch), []
     with StageDisplay(print, drawn.append, measure=lambda: columns) as shown:
         shown.show("tokenizing", 43, 100, *FACTS)
         clock.advance(2)

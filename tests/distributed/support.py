@@ -10,6 +10,7 @@ import sys
 from hermes.distributed.process_group import RankInfo, SingleProcess
 from hermes.training.events import MEASURED
 from hermes_cli.launch.launcher import hold_free_ports
+from tests.cli.support import drop_stages
 from tests.waiting import wait_until
 
 HERMES = [sys.executable, "-m", "hermes"]
@@ -123,7 +124,7 @@ def ranks(folder, backend, *commands, awaited=None):
             )
         waited = started if awaited is None else [started[rank] for rank in awaited]
         said = [process.communicate(timeout=WAIT)[1] for process in waited]
-        return [(one.returncode, words) for one, words in zip(waited, said, strict=True)]
+        return [(o.returncode, drop_stages(words)) for o, words in zip(waited, said, strict=True)]
     finally:
         for process in started:
             process.kill()

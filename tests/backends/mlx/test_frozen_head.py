@@ -1,5 +1,7 @@
 """A frozen head: its gradient is not computed, and no other number changes."""
 
+import gc
+
 import mlx.core as mx
 import numpy as np
 
