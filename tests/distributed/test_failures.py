@@ -242,7 +242,7 @@ def test_a_lost_process_ends_all_within_the_limit_and_is_named(corpus, tmp_path,
     try:
         os.kill(pids[1], number)
         since = time.monotonic()
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=WAIT)
         assert process.returncode == 76, said
         assert time.monotonic() - since < (25 if number == signal.SIGSTOP else 15)
         assert said.count("Error: ") == 1
@@ -269,7 +269,7 @@ def test_torch_starts_all_anew_from_the_last_checkpoint(corpus, tmp_path):
         assert len(again) == 2
         assert not set(again) & set(pids)
         process.send_signal(signal.SIGTERM)
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=WAIT)
         assert process.returncode == 75, said
         assert "start 2 of at most 2, from the last checkpoint" in said
         assert said.count(f"process {pids[1]})") == 1
@@ -308,7 +308,7 @@ def test_a_checkpoint_that_is_being_written_is_finished(
     try:
         wait_until(lambda: list(run.glob(".tmp-step-00000010-*")), WAIT, process)
         os.kill(pids[1], number)
-        _, said = process.communicate(timeout=90)
+        _, said = process.communicate(timeout=WAIT)
         assert process.returncode == 76, said
         assert f"process {pids[1]})" in said
         assert [path.name for path in sorted(run.glob("*step-*"))][-1] == "step-00000010"
