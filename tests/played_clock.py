@@ -10,17 +10,19 @@ class PlayedClock:
     """Stands for the module `time` where a thread looks at it once in a while."""
 
     def __init__(self):
-        self.now, self._test, self._looks = 0.0, threading.current_thread(), 0
+        self.now, self._looks = 0.0, {}
 
     def monotonic(self):
-        self._looks += threading.current_thread() is not self._test
+        own = threading.get_ident()
+        self._looks[own] = self._looks.get(own, 0) + 1
         return self.now
 
     def advance(self, seconds):
-        """Let time pass, and return once the thread has done what it does at that time."""
+        """Let time pass, and return once a thread has done what it does at that time."""
         self.now += seconds
-        before = self._looks
-        wait_until(lambda: self._looks >= before + 2)
+        before = dict(self._looks)
+        # At its second look it is done with what it did at the first.
+        wait_until(lambda: any(n >= before.get(one, 0) + 2 for one, n in dict(self._looks).items()))
 
 
 def play_stages(monkeypatch):

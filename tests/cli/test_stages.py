@@ -12,17 +12,19 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import hermes
+from hermes.checkpoint import manifest
 from hermes.data import read_documents, tokenize
 from hermes.interface import Options
 from hermes.stage_display import StageDisplay, show_progress
 from hermes.stages import has_display, hide_stages, report_stage, show_stages
+from hermes.storage.reading import hash_file
 from hermes.training.events import Update
 from hermes.training.host import RunHost
 from hermes.training.loop import TrainingLoop
 from hermes.training.progress_bar import open_progress
 from tests.cli.support import HERMES, TRAIN, read_terminal, wait_for_step
 from tests.played_clock import play_stages
-from tests.waiting import PATIENCE
+from tests.waiting import PATIENCE, wait_until
 
 
 @pytest.fixture
@@ -39,7 +41,7 @@ def test_a_stage_is_a_line_after_a_while_and_nothing_before(clock):
         assert lines == []
         report_stage("long", 1, 4)
         clock.advance(5)
-        assert lines == ["long: 25 %, 5 s"]
+        assert lines == ["long: 25 %, 5 s, 0:00:15 left"]
         report_stage("")
         clock.advance(100)
     assert len(lines) == 1
@@ -181,8 +183,14 @@ def test_a_first_step_that_takes_long_is_a_line(here, clock, capsys, monkeypatch
     assert lines[found[0] + 1].startswith("step 1/2  loss ")
 
 
-def test_conversion_and_verification_say_how_far_they_are(trained):
+def test_conversion_and_verification_say_how_far_they_are(trained, monkeypatch):
     seen = []
+
+    def hash_late(*given):
+        wait_until(lambda: any(what.startswith("verifying") for what in seen))
+        return hash_file(*given)
+
+    monkeypatch.setattr(manifest, "hash_file", hash_late)
 
     with show_stages(lambda what, *rest: seen.append(what)):
         hermes.convert("run", "out", to="hf")
