@@ -5,15 +5,15 @@ import json
 import os
 import shutil
 import subprocess
-import time
 from base64 import b64decode
 
 import pytest
 
+from tests.waiting import PATIENCE, wait_until
+
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
 needs_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
-WAIT = 60
 
 
 class Browser:
@@ -84,11 +84,9 @@ class Browser:
 
     def wait(self, script):
         """Wait until an expression is true, and return its value."""
-        end = time.monotonic() + WAIT
-        while not (value := self.run(script)):
-            assert time.monotonic() < end, f"never true: {script}"
-            time.sleep(0.05)
-        return value
+        values = []
+        wait_until(lambda: values.append(self.run(script)) or values[-1])
+        return values[-1]
 
     def press(self, key, code=0, modifiers=0):
         for kind in ("rawKeyDown", "char", "keyUp") if key == "Enter" else ("rawKeyDown", "keyUp"):
@@ -107,6 +105,6 @@ class Browser:
 
     def close(self):
         self._process.terminate()
-        self._process.wait(30)
+        self._process.wait(PATIENCE)
         self._in.close()
         os.close(self._out)

@@ -1,9 +1,9 @@
 """`hermes prepare` and `hermes data`: from text to shards that training takes."""
 
 import json
+import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ import hermes
 from hermes.errors import DataError
 from hermes.tokenizer import Tokenizer
 from tests.cli.support import TRAIN, piped, process, refuses
+from tests.waiting import wait_until
 
 PREPARE = ("prepare", "--data", "text.txt", "--tokenizer", "tokenizer.json", "--output", "tokens")
 
@@ -117,14 +118,32 @@ def test_mistakes_are_one_line(call, here):
     refuses(call, 1, file, "data", "show", "text.txt")
 
 
+# After its first shard a preparation waits, so that it is not done when the signal comes.
+HELD = """
+import time
+from hermes.stages import report_stage
+from hermes.storage.durable import Disk
+rename, shards = Disk.rename, []
+def hold(self, path, target):
+    while shards:
+        report_stage("held")
+        time.sleep(0.01)
+    rename(self, path, target)
+    if target.name.startswith("0") and target.suffix == ".json":
+        shards.append(target)
+Disk.rename = hold
+"""
+
+
 def test_a_command_that_was_interrupted_is_given_again(here):
+    Path("site").mkdir()
+    Path("site/sitecustomize.py").write_text(HELD)
+    paths = os.pathsep.join([str(here / "site"), os.environ.get("PYTHONPATH", "")])
     lines = "".join(json.dumps({"text": f"{n} the cat sat " * 40}) + "\n" for n in range(4000))
     Path("text.jsonl").write_text(lines)
     arguments = ("prepare", "--data", "text.jsonl", *PREPARE[3:], "--shard-size", 50_000)
-    first = process(*arguments)
-    deadline = time.monotonic() + 120
-    while not list(Path("tokens").glob("0*.json")) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    first = process(*arguments, environment={"PYTHONPATH": paths})
+    wait_until(lambda: list(Path("tokens").glob("0*.json")), process=first)
     first.send_signal(2)
     _, err = first.communicate()
     assert first.returncode == 130, err

@@ -5,7 +5,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -15,6 +14,7 @@ from hermes.model import Model
 from hermes_torch.row_decoder import RowDecoder
 from tests.cli.support import HERMES
 from tests.finetuning.support import small_checkpoint, small_spec, write_lines
+from tests.waiting import wait_until
 
 PROMPTS = [
     {"prompt": "the cat", "id": 7},
@@ -314,11 +314,9 @@ def test_a_command_that_is_killed_writes_what_an_unbroken_one_does(base, tmp_pat
 
     for lines in (3, 150):
         process = subprocess.Popen(make_line(out), stderr=subprocess.DEVNULL)
-        end = time.monotonic() + 120
-        while not (out.exists() and out.read_bytes().count(b"\n") >= lines):
-            assert process.poll() is None
-            assert time.monotonic() < end
-            time.sleep(0.01)
+        wait_until(
+            lambda n=lines: out.exists() and out.read_bytes().count(b"\n") >= n, process=process
+        )
         process.send_signal(signal.SIGKILL)
         process.wait()
         kept = out.read_bytes().rpartition(b"\n")[0]

@@ -21,6 +21,7 @@ from hermes.errors import HermesError
 from hermes.tokenizer import CHAT_TEMPLATE, train_tokenizer
 from tests.chat_templates.support import SPECIAL, A, U, chat_tokenizer
 from tests.data.support import pair
+from tests.waiting import PATIENCE
 
 PLACES = ("a:1", "a:2")
 
@@ -111,9 +112,9 @@ class Threads:
 
     def all_gather_text(self, text):
         self._texts[self.rank_info.rank] = text
-        self._barrier.wait(30)
+        self._barrier.wait(PATIENCE)
         found = list(self._texts)
-        self._barrier.wait(30)
+        self._barrier.wait(PATIENCE)
         return found
 
 
@@ -131,7 +132,7 @@ def run_ranks(work, size=3):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(PATIENCE)
     return results
 
 

@@ -14,6 +14,7 @@ from hermes_cli.launch.signals import Signals
 from hermes_cli.launch.supervisor import LONGEST_GRACE, Death, Writing, _Supervisor, supervise
 from hermes_cli.launch.worker_status import StatusFile, WorkerStatus
 from tests.distributed.support import WAIT
+from tests.waiting import wait_until
 
 
 def test_who_died_is_named_before_who_then_hung(tmp_path, capsys):
@@ -82,12 +83,10 @@ def test_who_is_stopped_longer_than_the_limit_is_killed(tmp_path, monkeypatch, s
     """Before the first step, too, when the others wait for as long as compiling may take."""
     monkeypatch.setattr(hang_watch, "LEFT_TO_OTHERS", 1.0)
     watch = _Supervisor(lambda folder: None, str(tmp_path), Signals(), 0, Writing(patience=2.0))
-    with subprocess.Popen(["sleep", "60"]) as process:
+    with subprocess.Popen(["sleep", "3600"]) as process:
         watch._told = [WorkerStatus(0, 0, os.getpid()), WorkerStatus(1, 0, process.pid)]
         process.send_signal(signal.SIGSTOP)
-        end_at = time.monotonic() + WAIT
-        while not hang_watch.is_stopped(process.pid):
-            assert time.monotonic() < end_at
+        wait_until(lambda: hang_watch.is_stopped(process.pid))
         assert not hang_watch.is_stopped(os.getpid())
         for _ in range(seconds):
             watch._hangs._ticked_at = 0.0
@@ -103,16 +102,16 @@ def test_who_is_stopped_on_its_way_out_is_woken(tmp_path, monkeypatch):
     """All of the run is done, and nobody else would ever end it."""
     monkeypatch.setattr(supervisor, "GRACE", 0.2)
     watch = _Supervisor(lambda folder: None, str(tmp_path), Signals(), 0)
-    with subprocess.Popen(["sleep", "60"]) as process:
+    with subprocess.Popen(["sleep", "3600"]) as process:
         watch._told = [WorkerStatus(0, 0, 10**7, (), 0), WorkerStatus(1, 0, process.pid, (), 0)]
         process.send_signal(signal.SIGSTOP)
-        end_at = time.monotonic() + WAIT
-        while not hang_watch.is_stopped(process.pid):
-            assert time.monotonic() < end_at
-        while hang_watch.is_stopped(process.pid):
-            assert time.monotonic() < end_at
+        wait_until(lambda: hang_watch.is_stopped(process.pid))
+
+        def is_woken():
             watch._look()
-            time.sleep(0.05)
+            return not hang_watch.is_stopped(process.pid)
+
+        wait_until(is_woken)
         assert process.poll() is None
         process.kill()
 
@@ -120,13 +119,15 @@ def test_who_is_stopped_on_its_way_out_is_woken(tmp_path, monkeypatch):
 def test_an_agent_that_waits_for_who_cannot_answer_is_left_behind(tmp_path, monkeypatch, capsys):
     """One that was killed between its report and its end: torch's agent would wait for ever."""
     monkeypatch.setattr(supervisor, "LONGEST_GRACE", 0.2)
-    with subprocess.Popen(["sleep", "60"]) as process:
+    with subprocess.Popen(["sleep", "3600"]) as process:
 
         def start(folder):
             for rank in (0, 1):
-                StatusFile(folder, rank, 0).write_exit_code(0)
-            for path in Path(folder).glob("*.jsonl"):
-                path.write_text(path.read_text().replace(str(os.getpid()), str(process.pid)))
+                StatusFile(tmp_path, rank, 0).write_exit_code(0)
+            for path in tmp_path.glob("*.jsonl"):
+                text = path.read_text().replace(str(os.getpid()), str(process.pid))
+                path.write_text(text)
+                path.replace(Path(folder, path.name))  # whole: this process must not be killed
             time.sleep(WAIT)
 
         begun = time.monotonic()

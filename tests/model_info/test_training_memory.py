@@ -51,11 +51,14 @@ def measure_torch(spec, B, A, recipe=WHOLE, **options):
 
 def measure_mlx(spec, B, A, recipe=WHOLE, **options):
     gc.collect()  # learners of earlier tests
+    mx.synchronize()  # MLX's own thread frees what it has computed with a moment later
     before = mx.get_active_memory()
     learner, batch = make_learner("mlx", spec, recipe, **options), make_batch(spec, B, A)
     float(learner.step(batch, 1e-4).grad_norm)
+    mx.synchronize()
     mx.reset_peak_memory()
     float(learner.step(batch, 1e-4).grad_norm)
+    mx.synchronize()
     return mx.get_peak_memory() - before
 
 

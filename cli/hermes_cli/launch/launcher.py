@@ -37,7 +37,7 @@ from hermes_cli.options.resolve import ResolvedOptions
 if TYPE_CHECKING:
     from hermes.interface import Backend
 
-__all__ = ["start_workers"]
+__all__ = ["hold_free_ports", "start_workers"]
 
 # What runs a command line, and its arguments; worker processes are handed both.
 Command = tuple[Callable[[list[str], Callable[[str], None], Signals], int], list[str]]
@@ -251,9 +251,9 @@ def _start_ring(command: Command, number: int, folder: str, writing: Writing) ->
     """Start workers as a ring of MLX on the loopback interface and wait for them."""
     spawn = get_context("spawn")
     hosts = Path(folder, "hosts.json")
-    hosts.write_text(json.dumps(_free_addresses(number)), encoding="utf-8")
     started: list[BaseProcess] = []
-    with filter_stderr(folder):
+    with hold_free_ports(number) as ports, filter_stderr(folder):
+        hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in ports]), encoding="utf-8")
         for rank in range(number):
             environment = {"MLX_RANK": str(rank), "MLX_HOSTFILE": str(hosts)}
             worker = spawn.Process(
@@ -264,12 +264,22 @@ def _start_ring(command: Command, number: int, folder: str, writing: Writing) ->
         return _await_workers(started, writing)
 
 
-def _free_addresses(number: int) -> list[list[str]]:
+@contextmanager
+def hold_free_ports(number: int) -> Iterator[list[int]]:
+    """Ports of 127.0.0.1 that nobody listens at, for processes that begin to within the block.
+
+    Those take seconds to start, so the ports are kept from everybody who asks for any. On Linux
+    alone: elsewhere who holds one would keep it from those processes too.
+    """
     with ExitStack() as sockets:
-        free = [sockets.enter_context(socket.socket()) for _ in range(number)]
-        for one in free:
+        held = [sockets.enter_context(socket.socket()) for _ in range(number)]
+        for one in held:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             one.bind(("127.0.0.1", 0))
-        return [[f"127.0.0.1:{one.getsockname()[1]}"] for one in free]
+        ports = [one.getsockname()[1] for one in held]
+        if sys.platform != "linux":
+            sockets.close()
+        yield ports
 
 
 def _await_workers(started: list[BaseProcess], writing: Writing) -> Death | None:

@@ -86,7 +86,7 @@ def test_a_compiler_that_fails_is_told_of_once_and_the_evaluation_goes_on(monkey
     with pytest.warns(UserWarning, match="the run continues without it: no compiler here") as told:
         assert learner.loss(counting.make_batch()) == expected
     assert learner.loss(counting.make_batch()) == expected
-    assert len(told) == 1
+    assert len([one for one in told if one.category is UserWarning]) == 1
 
 
 def test_packed_matrices_are_not_compiled():

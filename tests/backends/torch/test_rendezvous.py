@@ -1,8 +1,10 @@
 """Processes of torch that do not find each other say where they looked, and what to do."""
 
+import itertools
 import socket
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -24,6 +26,9 @@ def test_an_unknown_host_is_named_with_what_to_do(join, monkeypatch):
         raise socket.gaierror(-2, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", fail)
+    moments = itertools.count()
+    clock = SimpleNamespace(monotonic=lambda: next(moments) / 100, sleep=lambda seconds: None)
+    monkeypatch.setattr("hermes_torch.rendezvous.time", clock)
     with pytest.raises(HermesError) as refusal:
         join(RankInfo(1, 2, rendezvous="rack1:2024", rendezvous_timeout=0.1), "cpu")
     assert str(refusal.value) == (
