@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from hermes.errors import HermesError
 from hermes.formatting import format_count
-from hermes.interface import Batch, LazyTensors, TokenChoice, check_tokens
+from hermes.interface import PREFILL_CHUNK, Batch, LazyTensors, TokenChoice, check_tokens
 from hermes.numerics.row_layout import find_windows
 from hermes_mlx.cache import KVCache
 from hermes_mlx.chunked_loss import choose_chunk_size
 from hermes_mlx.compiled_evaluation import CompiledEvaluation
 from hermes_mlx.context import Context
-from hermes_mlx.device_memory import CLEAR_EVERY, clear_cache
+from hermes_mlx.device_memory import CLEAR_EVERY, METAL_CHUNK, clear_cache
 from hermes_mlx.invariant_rows import InvariantRowDecoder
 from hermes_mlx.loss import preference_loss, upcast
 from hermes_mlx.row_decoder import DeviceRowDecoder, RowDecoder
@@ -156,6 +156,11 @@ class Model:
     def invariant_row_decoder(self, rows: int, capacity: int) -> RowDecoder:
         """A row_decoder of which a row's bits do not depend on the others."""
         return InvariantRowDecoder(self.runtime, rows, capacity)
+
+    @property
+    def prefill_chunk(self) -> int:
+        """How many tokens of a prompt are read at once, as `ReadsChunks` says."""
+        return METAL_CHUNK if self.runtime.is_on_gpu else PREFILL_CHUNK
 
     def params(self) -> LazyTensors:
         """The weights, one at a time."""
