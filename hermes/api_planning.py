@@ -50,6 +50,7 @@ def plan(
     precision: str = "auto",
     grad_checkpoint: bool = False,
     selective_checkpoint: bool = False,
+    compile: bool | None = None,
     hardware: str | None = None,
     memory: float = 0.0,
     tokens_per_second: float = 0.0,
@@ -58,7 +59,7 @@ def plan(
 ) -> TrainingPlan:
     """Plan a run: memory of a process at its peak, largest micro-batch, hours, energy and price.
 
-    model to selective_checkpoint: as in `train`. tokens: of the whole run, instead of max_steps.
+    model to compile: as in `train`. tokens: of the whole run, instead of max_steps.
     num_processes: of the whole run. hardware: a device of `hermes.model_info.datasheets`, None for
     the processors of this machine, whose speed is measured. memory: GB for one process instead of
     the hardware's. tokens_per_second: of all processes, instead of a speed that is predicted.
@@ -106,6 +107,7 @@ def plan(
         shard,
         shard_group,
         a["selective_checkpoint"],
+        compile,
     )
     available = int(a["memory"] * 1e9) or _find_available(device, placement)
     return plan_run(

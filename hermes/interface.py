@@ -29,6 +29,7 @@ from hermes.batch import (
     check_tokens,
 )
 from hermes.decoders import (
+    PREFILL_CHUNK,
     Array,
     ChoosesAhead,
     ChoosesTokens,
@@ -37,6 +38,7 @@ from hermes.decoders import (
     DecodesOnDevice,
     DecodesRows,
     KeepsRows,
+    ReadsChunks,
     RowDecoder,
     Tensors,
     TokenChoice,
@@ -52,6 +54,7 @@ from hermes.train_state import LazyTensors, LossScale, StepReport, TrainState
 __all__ = [
     "IGNORE",
     "PRECISIONS",
+    "PREFILL_CHUNK",
     "SHARDS",
     "SHORT_NAMES",
     "Array",
@@ -72,6 +75,7 @@ __all__ = [
     "Model",
     "Options",
     "PreferencePairs",
+    "ReadsChunks",
     "RowDecoder",
     "StepReport",
     "Tensors",

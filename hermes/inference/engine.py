@@ -14,7 +14,7 @@ import numpy as np
 
 from hermes.errors import HermesError
 from hermes.formatting import format_count
-from hermes.inference.decoding import PREFILL_CHUNK, check_lengths, shift_context
+from hermes.inference.decoding import check_lengths, choose_prefill_chunk, shift_context
 from hermes.inference.engine_errors import DecodingFailed, QueueIsFull, describe_failure
 from hermes.inference.invariant_reading import WholeChunks
 from hermes.inference.prefixes import PrefixStore, RowState
@@ -34,7 +34,8 @@ class Engine:
     capacity: tokens that a row may have, None for max_seq_len; rows times capacity bounds the
     memory of the cache, which is allocated once. max_queue: how many requests may wait.
     prefill_chunk: how many tokens of prompts are read between two tokens of those who write, which
-    bounds how long a long prompt holds up the others. tokenizer: makes text of tokens; None for
+    bounds how long a long prompt holds up the others; None for as many as the model's device reads
+    at once. tokenizer: makes text of tokens; None for
     tokens alone. vocab_size: only ids below it are chosen. batch_invariant: a text's logits are the
     same bits, in every precision, whoever shares the batch, for one value of `rows`, `capacity` and
     `prefill_chunk`; slower.
@@ -48,21 +49,22 @@ class Engine:
         rows: int = 16,
         capacity: int | None = None,
         max_queue: int = 1024,
-        prefill_chunk: int = PREFILL_CHUNK,
+        prefill_chunk: int | None = None,
         vocab_size: int | None = None,
         batch_invariant: bool = False,
     ):
-        for name, value in (("rows", rows), ("max_queue", max_queue), ("prefill", prefill_chunk)):
+        chunk = choose_prefill_chunk(model) if prefill_chunk is None else prefill_chunk
+        for name, value in (("rows", rows), ("max_queue", max_queue), ("prefill_chunk", chunk)):
             if value < 1:
                 raise HermesError(f"{name} must be at least 1, got {value}")
         self.capacity = min(capacity or model.spec.max_seq_len, model.spec.max_seq_len)
         self._tokenizer, self._vocab_size = tokenizer, vocab_size
-        self._max_queue, self._prefill_chunk = max_queue, prefill_chunk
+        self._max_queue, self._prefill_chunk = max_queue, chunk
         self.model = model
         self._decoder = make_row_decoder(
             model, rows, self.capacity, batch_invariant=batch_invariant
         )
-        self._chunks = WholeChunks(model.spec, rows, prefill_chunk) if batch_invariant else None
+        self._chunks = WholeChunks(model.spec, rows, chunk) if batch_invariant else None
         self._prefixes = PrefixStore(rows)
         self._planned = [0] * rows
         self._free = set(range(rows))

@@ -163,7 +163,7 @@ TOOL_COMMANDS: dict[str, CommandOptions] = {
                 "ema",
             ),
             *("num_processes", "shard", "shard_group", "backend", "precision", "grad_checkpoint"),
-            "selective_checkpoint",
+            *("selective_checkpoint", "compile"),
             *("hardware", "memory", "tokens_per_second", "price_per_hour", "watts"),
             *("config", "set", "json"),
         ),

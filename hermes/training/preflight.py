@@ -98,6 +98,7 @@ def _find_placement(request: RunRequest) -> Placement | None:
         options.shard,
         options.shard_group,
         options.selective_checkpoint,
+        options.compile,
     )
 
 
