@@ -13,13 +13,14 @@ from hermes.call_display import display_call
 from hermes.chat_templates.template import Template
 from hermes.data import TextFormat
 from hermes.data.dataset import count_target_bytes
+from hermes.data.files import require_present
 from hermes.data.loading import DataOptions, load_tokens
 from hermes.data.token_stream import TokenStream
 from hermes.errors import DataError, HermesError
 from hermes.evaluation.perplexity import Perplexity, add_up, evaluate_perplexity, make_windows
 from hermes.finetuning.base_model import open_base_model
 from hermes.formatting import format_count
-from hermes.interop.hub import load_tokenizer
+from hermes.interop.hub import load_tokenizer, require_model_present
 from hermes.model import Model
 from hermes.model_loading import load
 from hermes.tasks.evaluation import TaskOptions, evaluate_tasks, require_harness, split_names
@@ -140,6 +141,8 @@ def _evaluate(
 ) -> EvalResult:
     """Evaluate as the arguments say. say: takes a line for each result."""
     asked = _choose_tasks(a)
+    require_model_present(a["checkpoint"])
+    require_present(names)
     model = load(
         a["checkpoint"], a["backend"], a["device"], a["precision"], config=a["config"],
         tokenizer=a["tokenizer"], ignore_fields=a["ignore_fields"], eos=a["eos"], bos=a["bos"],

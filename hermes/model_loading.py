@@ -10,7 +10,7 @@ from hermes.errors import CheckpointError
 from hermes.inference.prompt_cache import CacheKey, hash_weights
 from hermes.interface import SHORT_NAMES, Backend, Options, choose_backend
 from hermes.interop.companions import check_rows, open_tokenizer, read_generation_config
-from hermes.interop.hub import load_tokenizer
+from hermes.interop.hub import load_tokenizer, require_model_present
 from hermes.interop.open_model import StoredModel, open_model
 from hermes.model import Model
 from hermes.model_info.devices import choose_device, choose_precision, report_model
@@ -54,6 +54,7 @@ def load(
     MissingBackend, Unsupported.
     """
     convert_arguments(load, locals())
+    require_model_present(checkpoint)
     found = choose_backend(backend)
     device_name = choose_device(found, device)
     full = choose_precision(precision, found, device)

@@ -37,6 +37,7 @@ __all__ = [
     "name_source",
     "open_source",
     "read_items",
+    "require_present",
     "require_short",
     "split_lines",
     "spool",
@@ -79,6 +80,22 @@ def expand_paths(paths: Paths) -> list[Path]:
         return [file for name in named for file in _expand_path(_check_name(name))]
     except OSError as error:
         raise StorageError(f"cannot look at {error.filename}: {error.strerror}") from error
+
+
+def require_present(names: Iterable[str | Path]) -> None:
+    """Refuse names of files that are not there, before anything is loaded that takes long.
+
+    Opens nothing; addresses, folders and patterns are left to `expand_paths`. Raises DataError.
+    """
+    for name in names:
+        path = _check_name(name)
+        is_file = path != STANDARD_INPUT and not is_remote(path) and not glob.has_magic(str(path))
+        if is_file and not path.exists():
+            raise DataError(_describe_missing(path))
+
+
+def _describe_missing(path: Path) -> str:
+    return f"{path}: no such file; check the name"
 
 
 def _check_name(name: object) -> Path:
@@ -136,7 +153,7 @@ def _expand_path(path: Path) -> list[Path]:
         if matched := [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]:
             return [file for match in matched for file in _expand_path(match)]
         raise DataError(f"{path}: the pattern matches no file; check the folder and the ending")
-    raise DataError(f"{path}: no such file; check the name")
+    raise DataError(_describe_missing(path))
 
 
 def _is_hidden(file: Path, folder: Path) -> bool:

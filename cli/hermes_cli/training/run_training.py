@@ -151,6 +151,26 @@ def _check(options: ResolvedOptions, command: str, output: Path) -> None:
     if "-" in (options["data"] or ("-",)) and sys.stdin.isatty():
         what = "text" if command == "train" else "records"
         raise HermesError(f"no data: give --data F, or {what} on standard input")
+    if read_rank_info(os.environ) is None and not options.is_resumed:
+        _require_files(options, command)
+
+
+def _require_files(options: ResolvedOptions, command: str) -> None:
+    """Refuse files that are not there, before a backend is loaded. Raises HermesError."""
+    from hermes.data.files import find_format, require_present
+    from hermes.data.mixture_sources import strip_weights
+    from hermes.interop.hub import require_model_present
+    from hermes.training.setup import refuse_without_tokenizer
+
+    names = strip_weights(options["data"])
+    require_present((*names, *options.values.get("val_data", ())))
+    if options["checkpoint"]:
+        require_model_present(options["checkpoint"])
+    sources = ("tokenizer", "train_tokenizer", "checkpoint", "cooldown_from")
+    has_tokenizer = command != "train" or any(options[name] for name in sources)
+    # Prepared tokens, and some tools' files of tokens, have one beside them.
+    if not has_tokenizer and all(name == "-" or find_format(Path(name)) for name in names):
+        refuse_without_tokenizer()
 
 
 def _read_arguments(
