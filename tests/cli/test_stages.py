@@ -40,6 +40,24 @@ def test_a_stage_is_a_line_after_a_while_and_nothing_before(monkeypatch):
     assert re.fullmatch(r"long: 25 %, \d s", lines[0])
 
 
+def test_short_stages_one_behind_the_other_are_no_long_silence(hasty):
+    """Where nothing else is drawn; a run's bar shows by itself that it is alive."""
+
+    def count_drawn(**columns):
+        drawn = []
+        with StageDisplay(drawn.append, drawn.append, **columns) as shown, show_stages(shown.show):
+            for number in range(30):
+                report_stage(f"part {number}")
+                time.sleep(0.04)
+            report_stage("")
+        return [text for text in drawn if text]
+
+    drawn = count_drawn(measure=lambda: 80)
+    assert drawn
+    assert all(re.match(r"part \d+, 0 s$", text) for text in drawn)
+    assert count_drawn() == []
+
+
 def test_a_stage_is_a_safe_point_for_ctrl_c():
     def check():
         raise KeyboardInterrupt
