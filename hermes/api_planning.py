@@ -250,7 +250,8 @@ def _find_speed(given: float, device: Datasheet | None, name: str | None, precis
     if device is None:
         if precision not in ("float32", "tf32"):
             return Speed()
-        return Speed(flops=measure_flops(), origin=f"predicted: {part}this machine's products")
+        origin = f"predicted: {part}the rate of this machine's matrix products"
+        return Speed(flops=measure_flops(), origin=origin)
     return Speed(
         flops=device.rates.get(precision, 0.0), origin=f"predicted: {part}the {name}'s peak"
     )

@@ -1,5 +1,6 @@
 """A real browser, headless, driven through the pipe that Chromium opens for debuggers."""
 
+import fcntl
 import itertools
 import json
 import os
@@ -16,12 +17,21 @@ BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
 needs_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
 
 
+def _open_pipe():
+    """A pipe whose ends are none of the descriptors that the browser gets them as."""
+    low = os.pipe()
+    high = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in low]
+    for end in low:
+        os.close(end)
+    return high
+
+
 class Browser:
     """One page in a browser of its own. faults: errors that the page's scripts raised."""
 
     def __init__(self, profile, width=1200, height=900):
-        read_here, write_there = os.pipe()
-        read_there, write_here = os.pipe()
+        read_here, write_there = _open_pipe()
+        read_there, write_here = _open_pipe()
         # Chromium reads commands from descriptor 3 and writes to 4.
         command = (
             f'exec "$0" "$@" 3<&{read_there} 4>&{write_there} {read_there}<&- {write_there}>&-'
@@ -73,7 +83,11 @@ class Browser:
     def open(self, url):
         self.run("window.leaving = true")
         self._ask("Page.navigate", url=url)
-        self.wait("window.leaving === undefined && document.readyState === 'complete'")
+        # The empty page before the first is complete, too, and one in between has no body yet.
+        self.wait(
+            "window.leaving === undefined && document.readyState === 'complete'"
+            " && document.body !== null && location.href !== 'about:blank'"
+        )
 
     def run(self, script):
         """The value of a JavaScript expression, awaited."""

@@ -177,8 +177,15 @@ def test_frozen_layers_keep_their_weights_and_the_others_do_not(trained, tmp_pat
 def test_a_backend_is_had_by_name():
     assert hermes.backend("torch").name == "torch"
     assert hermes.backend().name in ("torch", "mlx")
-    with pytest.raises(MissingBackend, match="backend 'jax' is unknown; known are"):
-        hermes.backend("jax")
+    for name, hint in {
+        "jax": "; known are mlx, numpy, torch",
+        "pytorch": "; did you mean 'torch'?",
+        "MLX": "; did you mean 'mlx'?",
+        "cuda:0": ", but a device: give it as --device; known are mlx, numpy, torch",
+    }.items():
+        with pytest.raises(MissingBackend) as refused:
+            hermes.backend(name)
+        assert str(refused.value) == f"backend {name!r} is unknown{hint}"
 
 
 def test_auto_is_mlx_on_apple_silicon_and_torch_elsewhere(monkeypatch):

@@ -318,8 +318,11 @@ def _complete_words() -> None:
     name = os.path.basename(sys.argv[0]) if sys.argv[0].endswith("hermes-llm") else "hermes"
     variable = f"_{name}_COMPLETE".replace("-", "_").upper()
     if instruction := os.environ.get(variable):
-        from click.shell_completion import shell_complete
+        from click.shell_completion import add_completion_class, shell_complete
 
+        from hermes_cli.options.completion import BashWithPaths
+
+        add_completion_class(BashWithPaths)
         sys.exit(shell_complete(hermes, {}, name, variable, instruction))
 
 

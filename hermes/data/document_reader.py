@@ -157,9 +157,8 @@ def choose_format(path: Path, text_format: TextFormat) -> str:
                 f"also with {describe_compressions()} behind it: rename it, or say by "
                 "--format which format it has"
             )
-        warnings.warn(
-            f"{name_source(path)}: unknown ending {ending!r}, read as text; --format says otherwise"
-        )
+        what = f"unknown ending {ending!r}" if ending else "no ending"
+        warnings.warn(f"{name_source(path)}: {what}, read as text; --format says otherwise")
         chosen = "txt"
     return chosen
 

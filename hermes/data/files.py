@@ -45,6 +45,7 @@ __all__ = [
 
 FORMATS = ("csv", "json", "jsonl", "parquet", "tsv", "txt")
 STANDARD_INPUT = Path("-")
+SPOOLED = "standard-input"  # the stem of a temporary file that has what came from there
 BLOCK = 1 << 20  # bytes
 LONGEST_LINE = 1 << 28  # characters that are held of one line, paragraph, cell or item
 LONGEST_NAME = 4096  # characters of a path, at most, on Linux
@@ -165,7 +166,7 @@ def spool(stream: BinaryIO, directory: str | Path, *, file_format: str = "txt") 
 
     The file is not synced: it is of use to this command only. Raises StorageError.
     """
-    path = Path(directory) / f"standard-input.{file_format}"
+    path = Path(directory) / f"{SPOOLED}.{file_format}"
     try:
         with open(path, "wb") as file:
             shutil.copyfileobj(stream, file)
@@ -189,7 +190,8 @@ def name_source(path: Path) -> str:
     """The name of a source in messages."""
     if is_remote(path):
         return restore_address(path)[1]
-    return "standard input" if path == STANDARD_INPUT else str(path)
+    is_spooled = path.stem == SPOOLED and path.parent.name.startswith("hermes-")
+    return "standard input" if path == STANDARD_INPUT or is_spooled else str(path)
 
 
 def _open_file(path: Path) -> AbstractContextManager[BinaryIO]:
@@ -304,9 +306,10 @@ def read_items(
 
 def describe_empty(path: Path, what: str) -> str:
     """The sentence about a source with nothing in it."""
-    is_stdin = path == STANDARD_INPUT
+    name = name_source(path)
+    is_stdin = name == name_source(STANDARD_INPUT)
     advice = "pipe some in, or name a file" if is_stdin else "leave it out or fill it"
-    return f"{name_source(path)}: empty, there is no {what} in it; {advice}"
+    return f"{name}: empty, there is no {what} in it; {advice}"
 
 
 def describe_textless(names: Sequence[str]) -> str:

@@ -202,7 +202,7 @@ class RunData:
             data._require_possible()
         except FileNotFoundError:
             if not run.exists():
-                raise DataError(f"there is no run {run}") from None
+                raise DataError(f"{run}: no such folder; name a run of train or finetune") from None
             raise DataError(
                 f"{run} has no {NAME}: it is no run of train or finetune on text; or it was begun "
                 "by an older version, and gets one when it is resumed"

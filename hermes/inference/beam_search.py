@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from hermes.arguments import convert_value
 from hermes.errors import HermesError, NonFinite
-from hermes.inference.decoding import PREFILL_CHUNK, check_lengths
+from hermes.inference.decoding import check_lengths, choose_prefill_chunk
 from hermes.inference.filters import select_largest
 from hermes.inference.row_decoding import make_row_decoder
 from hermes.interface import Model, RowDecoder
@@ -64,7 +64,8 @@ def search_beams(
     tokens = check_lengths(longest, prompt, max_tokens, "stop")
     count = min(max_tokens, longest - len(tokens) + 1)
     capacity = len(tokens) + count - 1
-    rows = _Rows(make_row_decoder(model, 2 * num_beams, capacity), tokens, capacity)
+    decoder = make_row_decoder(model, 2 * num_beams, capacity)
+    rows = _Rows(decoder, tokens, capacity, choose_prefill_chunk(model))
     logprobs = _normalize(rows.begin()[:, :vocab_size])  # (1, V)
     texts: list[tuple[int, ...]] = [()]
     sums = np.zeros(1)
@@ -117,8 +118,8 @@ def _normalize(logits: NDArray[np.floating]) -> NDArray[np.float64]:
 class _Rows:
     """The beams in a cache of twice as many rows: a beam with several children is copied."""
 
-    def __init__(self, decoder: RowDecoder, prompt: Sequence[int], capacity: int):
-        self._decoder = decoder
+    def __init__(self, decoder: RowDecoder, prompt: Sequence[int], capacity: int, chunk: int):
+        self._decoder, self._chunk = decoder, chunk
         self._capacity = capacity
         self._texts = {0: list(prompt)}  # of each row that is in use
         self._beams = [0]  # the row of each beam
@@ -127,8 +128,8 @@ class _Rows:
         """Read the prompt. -> (1, V)"""
         self._decoder.open_row(0, self._capacity)
         prompt = np.array([self._texts[0]])
-        for start in range(0, prompt.size, PREFILL_CHUNK):
-            part = prompt[:, start : start + PREFILL_CHUNK]
+        for start in range(0, prompt.size, self._chunk):
+            part = prompt[:, start : start + self._chunk]
             logits = self._decoder.advance([0], part, [part.size])
         return logits
 

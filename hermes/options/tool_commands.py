@@ -167,6 +167,15 @@ TOOL_COMMANDS: dict[str, CommandOptions] = {
             *("hardware", "memory", "tokens_per_second", "price_per_hour", "watts"),
             *("config", "set", "json"),
         ),
+        (
+            Argument(
+                "found",
+                "Architecture to plan with, as with --model",
+                "[MODEL]",
+                required=False,
+                is_model=True,
+            ),
+        ),
         overrides={
             "model": {"help": "Architecture: the name of a bundled model, a .mal file, or a run"},
             "num_processes": {"help": "Number of processes of the whole run"},

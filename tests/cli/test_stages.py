@@ -47,6 +47,22 @@ def test_a_stage_is_a_line_after_a_while_and_nothing_before(clock):
     assert len(lines) == 1
 
 
+def test_short_stages_one_behind_the_other_are_no_long_silence(clock):
+    """Where nothing else is drawn; a run's bar shows by itself that it is alive."""
+
+    def count_drawn(**columns):
+        drawn = []
+        with StageDisplay(drawn.append, drawn.append, **columns) as shown, show_stages(shown.show):
+            for number in range(6):
+                report_stage(f"part {number}")
+                clock.advance(0.5)
+            report_stage("")
+        return {text for text in drawn if text}
+
+    assert count_drawn(measure=lambda: 80) == {"part 2, 0 s", "part 5, 0 s"}
+    assert count_drawn() == set()
+
+
 def test_a_stage_is_a_safe_point_for_ctrl_c():
     def check():
         raise KeyboardInterrupt

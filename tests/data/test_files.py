@@ -7,6 +7,7 @@ import pytest
 from hermes.data.document_reader import read_documents
 from hermes.data.files import BLOCK, expand_paths, spool
 from hermes.errors import DataError, StorageError
+from hermes.storage.temporary import TemporaryFolder
 from tests.data.support import message, texts
 
 
@@ -27,6 +28,22 @@ def test_a_pattern_stands_for_what_it_matches(write, tmp_path):
 def test_what_is_spooled_can_be_read_again(tmp_path):
     path = spool(io.BytesIO(b'"a"\n"b"'), tmp_path, file_format="jsonl")
     assert texts(path) == texts(path) == ["a", "b"]
+
+
+def test_what_is_spooled_keeps_the_name_of_where_it_came_from():
+    with TemporaryFolder("input") as folder:
+        path = spool(io.BytesIO(b"a\n\xff"), folder)
+        refused = message(path)
+        assert refused == "standard input:2: not UTF-8 at byte 2 (0xff); convert it to UTF-8"
+        path = spool(io.BytesIO(b""), folder)
+        empty = "standard input: empty, there is no text in it; pipe some in, or name a file"
+        assert message(path) == empty
+
+
+def test_a_file_without_an_ending_is_read_as_text(write):
+    warned = "notes: no ending, read as text; --format says otherwise$"
+    with pytest.warns(UserWarning, match=warned):
+        assert texts(write("notes", "a")) == ["a"]
 
 
 def test_spooling_to_no_folder_is_a_storage_error(tmp_path):

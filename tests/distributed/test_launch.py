@@ -120,9 +120,10 @@ def test_two_processes_make_the_run_of_one_which_goes_on_with_it(
 
 
 def test_the_split_is_kept_or_refused_once(corpus, tmp_path):
-    said = train(corpus, "--output", tmp_path / "x", *MLX, "--data", tmp_path / "none.txt", code=1)
+    (tmp_path / "bad.txt").write_bytes(b"\xff")  # no text, as each rank finds
+    said = train(corpus, "--output", tmp_path / "x", *MLX, "--data", tmp_path / "bad.txt", code=1)
     assert said.count("Error: ") == 1
-    assert "none.txt" in said
+    assert "bad.txt" in said
     said = train(corpus, "--output", tmp_path / "x", "--backend", "torch", "--num-gpus", 2,
                  "--device", "cuda", code=1)  # fmt: skip
     assert "Error: --num-gpus 2, but torch finds " in said

@@ -30,9 +30,9 @@ model quickstart {
   max_seq_len: 256
   hidden_size: 128
   num_layers: 4
-  block: {
-    attention: { num_heads: 4  num_kv_heads: 2  position_encoding: rope { theta: 10000 } }
-    ffn: { hidden_dim: 352  activation: swiglu }
+  block {
+    attention { num_heads: 4  num_kv_heads: 2  position_encoding: rope { theta: 10000 } }
+    ffn { hidden_dim: 352  activation: swiglu }
     norm: rmsnorm { eps: 1e-5 }
   }
   embeddings { tie_weights: true }

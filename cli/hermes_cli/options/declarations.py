@@ -7,14 +7,13 @@ from types import TracebackType
 from typing import Any
 
 import click
-from click.shell_completion import CompletionItem
 
-from hermes import mal
 from hermes.arguments import SHORT_NAMES
 from hermes.errors import HermesError, SpecError
 from hermes.options import COMMANDS, GROUPS, Argument, Option, get_options
 from hermes.options.option import GROUP_OF_REST
 from hermes_cli.display.help_sections import NO_BREAK, Row, strip_period, write_sections
+from hermes_cli.options.completion import complete_argument, complete_option
 from hermes_cli.options.error_names import name_options
 
 __all__ = ["TableArgument", "TableCommand", "TableOption", "declare_command"]
@@ -52,20 +51,9 @@ class TableOption(click.Option):
             required=entry.required,
             metavar=None if entry.is_flag else metavar,
             show_default=False,  # get_help_record shows it
-            shell_complete=self._complete,
+            shell_complete=lambda context, option, begun: complete_option(entry, begun),
             **settings,
         )
-
-    def _complete(
-        self, context: click.Context, parameter: click.Parameter, begun: str
-    ) -> list[CompletionItem]:
-        """What the shell may complete a value to: a choice, a bundled model, or a file."""
-        choices = list(self.entry.choices)
-        if self.entry.name == "model":
-            choices += mal.list_bundled()
-        found = [CompletionItem(one) for one in choices if one.startswith(begun)]
-        is_file = self.entry.is_path or self.entry.type is Path or self.entry.metavar == "FILE"
-        return found or ([CompletionItem(begun, type="file")] if is_file else [])
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
         """The flags, and the help with its default."""
@@ -90,16 +78,8 @@ class TableArgument(click.Argument):
             type=click.Path(path_type=Path) if entry.type is Path else entry.type,
             nargs=-1 if entry.repeated else 1,
             required=entry.required,
-            shell_complete=_complete_model if entry.is_model else None,
+            shell_complete=lambda context, argument, begun: complete_argument(entry, begun),
         )
-
-
-def _complete_model(
-    context: click.Context, parameter: click.Parameter, begun: str
-) -> list[CompletionItem]:
-    """What the shell may complete a model to: a bundled one by its name, or a file."""
-    found = [CompletionItem(one) for one in mal.list_bundled() if one.startswith(begun)]
-    return found or [CompletionItem(begun, type="file")]
 
 
 class TableContext(click.Context):
