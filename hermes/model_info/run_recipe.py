@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from hermes.errors import HermesError
 from hermes.formatting import format_with_unit
-from hermes.model_info.run_plan import TrainingPlan
+from hermes.model_info.run_plan import TrainingPlan, format_hours
 from hermes.model_info.scaling_rules import (
     BASE,
     Shape,
@@ -178,7 +178,7 @@ def _render_heading(request: Request, plan: TrainingPlan, budget: float) -> Iter
     total, available = (format_with_unit(n, "B") for n in (plan.memory.total, request.available))
     yield f"# memory of a process: {total} of {available} at its peak, in the {plan.memory.moment}"
     if plan.hours is not None:
-        yield f"# time: {plan.hours:,.1f} hours at {plan.speed_from}"
+        yield f"# time: {format_hours(plan.hours)} at {plan.speed_from}"
     yield "#"
     yield SOURCES
 

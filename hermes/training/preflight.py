@@ -87,18 +87,19 @@ def _find_placement(request: RunRequest) -> Placement | None:
     options, rank_info = request.options, request.process_group.rank_info
     if request.backend.name not in ("torch", "mlx") or options.precision not in BYTES_OF:
         return None
-    if options.selective_checkpoint and request.backend.name == "mlx":
-        return None  # which the backend refuses, in its own words
-    return Placement(
-        request.backend.name,
-        "cpu" if request.device.startswith("cpu") else request.device,
-        options.precision,
-        options.grad_checkpoint,
-        rank_info.world_size,
-        options.shard,
-        options.shard_group,
-        options.selective_checkpoint,
-    )
+    try:
+        return Placement(
+            request.backend.name,
+            "cpu" if request.device.startswith("cpu") else request.device,
+            options.precision,
+            options.grad_checkpoint,
+            rank_info.world_size,
+            options.shard,
+            options.shard_group,
+            options.selective_checkpoint,
+        )
+    except HermesError:
+        return None  # the backend refuses it, in its own words
 
 
 def _count_share(request: RunRequest, free: FreeMemory) -> int:

@@ -5,7 +5,7 @@ const COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9
 const EVERY = 2000; // milliseconds
 // What has a chart of its own, in this order; other numbers follow by their names.
 const CHARTS = [
-  ["loss", "Loss (nats per token)", ["loss", "val_loss"]],
+  ["loss", "Loss (nats per token, or per pair)", ["loss", "val_loss"]],
   ["val_bits_per_byte", "Validation, bits per byte", ["val_bits_per_byte"]],
   ["lr", "Learning rate", ["lr"]],
   ["grad_norm", "Gradient norm before clipping", ["grad_norm"]],

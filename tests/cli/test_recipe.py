@@ -149,6 +149,12 @@ def test_every_device_has_its_datasheet():
     assert all(name in get_options("plan")["hardware"].help for name in BY_SHORT_NAME)
 
 
+def test_a_short_run_has_digits_of_its_time(call):
+    code, out, _ = call("recipe", *TINY, "--device", "h200")
+    assert code == 0
+    assert re.search(r"# time: [\d.]*[1-9]\S* seconds at 35% of the h200's peak", out)
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -159,6 +165,8 @@ def test_every_device_has_its_datasheet():
         (["--depth", "2", "--optimizer", "lion"], "no rule for the learning rate of 'lion'"),
         (["--model", "nano", "--seq-len", "512"], "--seq-len is 512, more than the model's"),
         (["--depth", "2", "--num-processes", "0"], "--num-processes must be at least 1, got 0"),
+        (["--depth", "2", "--seq-len", "0"], "--seq-len must be at least 1, got 0"),
+        (["--model", "nano", "--seq-len", "-1"], "--seq-len must be at least 1, got -1"),
     ],
 )
 def test_a_mistake_is_one_sentence(line, message, call):

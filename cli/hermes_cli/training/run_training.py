@@ -79,17 +79,19 @@ def train_run(context: click.Context, /, **_: Any) -> None:
         raise HermesError("--verbose and --quiet are both given; keep one")
     if options["quiet"]:
         context.with_resource(hide_stages())
-    tell = _keep_quiet if options["quiet"] else _tell
+    tell = _tell_warning if options["quiet"] else _tell
     # Of several processes the one that starts them sees the end of all, else rank 0.
     rank_info = read_rank_info(os.environ)
     leads = rank_info is None or (rank_info.rank == 0 and find_launcher(os.environ) is not None)
     at_end = options["on_finish"] if leads and not options["dry_run"] else ""
-    with FinishCommand(at_end, options["output"], tell):
+    signals: Signals = context.find_root().obj.signals
+    finish = FinishCommand(at_end, options["output"], tell, lambda: _let_finish(signals))
+    signals.on_overdue = finish.run_stopped if at_end else None
+    with finish:
         output = Path(options["output"])
         push = read_push(options["push_to_hub"], options["push_every_save"])
         _check(options, command, output)
         function: Callable[..., TrainResult] = getattr(hermes, command)
-        signals: Signals = context.find_root().obj.signals
         if start_workers(context, options, signals, STOPPING):
             return
         backend = find_launched_backend(options["backend"], os.environ)
@@ -134,8 +136,23 @@ def _tell(line: str) -> None:
     click.echo(line, err=True)
 
 
+def _tell_warning(line: str) -> None:
+    """Say what --quiet lets through."""
+    if line.startswith("Warning: "):
+        _tell(line)
+
+
 def _keep_quiet(line: str) -> None:
     pass
+
+
+def _let_finish(signals: Signals) -> None:
+    """Let --on-finish take its time where a signal has ended the run; a second one cuts it short.
+
+    In a run that has ended, the first one does.
+    """
+    if signals.has_come():
+        signals.grace = None
 
 
 def _check(options: ResolvedOptions, command: str, output: Path) -> None:
