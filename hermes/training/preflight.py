@@ -70,9 +70,19 @@ def fit_batch(request: RunRequest, spec: ModelSpec, recipe: Recipe) -> tuple[Rec
             "leave it out and choose --batch-size"
         )
     room = int(MARGIN * _count_share(request, free))
-    largest = find_largest_batch(spec, recipe, placement, room)
-    largest = -int(request.process_group.all_reduce_max(-largest))
+
+    def find_largest(grad_accum: int) -> int:
+        """The largest micro-batch that fits in every rank: several of them keep a sum besides."""
+        one = dataclasses.replace(recipe, grad_accum=grad_accum)
+        largest = find_largest_batch(spec, one, placement, room)
+        return -int(request.process_group.all_reduce_max(-largest))
+
     samples = recipe.batch_size * recipe.grad_accum
+    largest = 0 if request.gradient_noise_scale else find_largest(1)
+    if largest < samples:
+        largest = find_largest(2)
+    if request.gradient_noise_scale:  # which compares micro-batches
+        largest = min(largest, max(samples // 2, 1))
     sizes = range(1, min(max(largest, 1), samples) + 1)
     size = max(one for one in sizes if samples % one == 0)
     found = dataclasses.replace(recipe, batch_size=size, grad_accum=samples // size)
