@@ -267,9 +267,7 @@ def _choose_backend(name: str, device: Datasheet | None) -> str:
     if name == "auto":
         if device is not None:
             return device.backend
-        from hermes.interface import choose_backend
-
-        name = choose_backend(name).name
+        name = detect_default_backend() or "torch"  # which need not be loaded for a plan
     if name not in ("torch", "mlx"):
         find_backend(name)
         raise HermesError(f"backend {name!r} does not train; a plan is for torch or mlx")

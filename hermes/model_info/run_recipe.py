@@ -4,6 +4,8 @@ The rules and their sources are in scaling_rules; each line of the file names th
 """
 
 import dataclasses
+import json
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +32,7 @@ __all__ = ["Request", "SuggestedRun", "fit_run", "render_run"]
 # machines of one memory the system.
 USABLE = 0.75
 DECAY_RATIO = 0.2
+PLAIN = re.compile(r"[\w/.~][\w/.+~-]*", re.ASCII)  # what YAML needs no quotes for
 # The optimizers whose steps have the size of AdamW's, so that its learning rates suit them.
 OPTIMIZERS = ("adamw", "muon", "normuon")
 SOURCES = """\
@@ -210,6 +213,8 @@ def _describe_tokens(request: Request, plan: TrainingPlan) -> str:
 
 def _render_line(key: str, value: object, comment: str) -> str:
     text = f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, str) and not PLAIN.fullmatch(value):
+        text = json.dumps(value)  # as YAML quotes a path with a colon or a blank, too
     text = text.lower() if isinstance(value, bool) else text
     line = f"{key}: {text}"
     return f"{line:<36} # {comment}" if comment else line

@@ -1,6 +1,8 @@
 """A plan of a run from Python and from the command line."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -140,6 +142,12 @@ def test_a_dpo_run_is_planned_by_pairs(call, tmp_path):
         hermes.plan("nano", batch_size=8, seq_len=64, backend="torch").memory.activations, rel=0.1
     )
     assert (found["seq_len"], found["tokens"]) == (64, 2 * 8 * 64)
+
+
+def test_a_plan_loads_no_framework():
+    code = "import sys, hermes\nhermes.plan('nano')\nprint({'torch', 'mlx'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
 
 
 def test_what_costs_little_has_digits():

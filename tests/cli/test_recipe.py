@@ -149,6 +149,18 @@ def test_every_device_has_its_datasheet():
     assert all(name in get_options("plan")["hardware"].help for name in BY_SHORT_NAME)
 
 
+def test_a_model_of_any_path_is_quoted_where_yaml_needs_it(call, tmp_path):
+    folder = tmp_path / "a: b #c"
+    folder.mkdir()
+    (folder / "m.mal").write_text(mal.dumps(mal.load("nano")), encoding="utf-8")
+    file = tmp_path / "r.yaml"
+    line = ["recipe", "--tokens", "1M", "--output", str(file), "--memory", "2", "--model"]
+    assert call(*line, str(folder / "m.mal"))[0] == 0
+    assert read_text_mapping(file)["model"] == str(folder / "m.mal")
+    assert call(*line, "nano")[0] == 0
+    assert "\nmodel: nano\n" in file.read_text()
+
+
 def test_a_short_run_has_digits_of_its_time(call):
     code, out, _ = call("recipe", *TINY, "--device", "h200")
     assert code == 0
