@@ -283,3 +283,15 @@ def test_a_run_that_hears_no_signal_is_ended_behind_its_on_finish(tmp_path):
         if not twice:
             assert said.startswith(f"the run is stopped; running --on-finish: {slow}\n")
     assert (tmp_path / "told").read_text() == "stopped"
+
+
+def test_on_finish_runs_where_a_file_of_options_is_wrong(here, call):
+    Path("wrong.yaml").write_text("batch_sizes: 4\n")
+    line = [*TRAIN, "--on-finish", "printf $HERMES_STATUS > told"]
+    assert call(*line, "--config", "wrong.yaml", "--print-config")[0] == 1
+    assert call(*line, "--config", "wrong.yaml", "--dry-run")[0] == 1
+    assert not Path("told").exists()
+    code, _, err = call(*line, "--config", "wrong.yaml")
+    assert code == 1
+    assert "running --on-finish" in err
+    assert Path("told").read_text() == "failed"

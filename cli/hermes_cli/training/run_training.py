@@ -71,7 +71,14 @@ def train_run(context: click.Context, /, **_: Any) -> None:
     command = context.command.name or "train"
     if command == "train" and context.params["checkpoint"]:
         command = "finetune"  # a model to start from makes it what `hermes finetune` does
-    options = ResolvedOptions(context, model_config=command != "train")
+    # Of several processes the one that starts them sees the end of all, else rank 0.
+    rank_info = read_rank_info(os.environ)
+    leads = rank_info is None or (rank_info.rank == 0 and find_launcher(os.environ) is not None)
+    typed = context.params
+    trains = leads and not (typed["dry_run"] or typed["print_config"])
+    at_once = typed["on_finish"] if trains else ""
+    with FinishCommand(at_once, typed["output"], _tell, only_failed=True):
+        options = ResolvedOptions(context, model_config=command != "train")
     if options["print_config"]:
         click.echo(render_config(options))
         return
@@ -80,9 +87,6 @@ def train_run(context: click.Context, /, **_: Any) -> None:
     if options["quiet"]:
         context.with_resource(hide_stages())
     tell = _tell_warning if options["quiet"] else _tell
-    # Of several processes the one that starts them sees the end of all, else rank 0.
-    rank_info = read_rank_info(os.environ)
-    leads = rank_info is None or (rank_info.rank == 0 and find_launcher(os.environ) is not None)
     at_end = options["on_finish"] if leads and not options["dry_run"] else ""
     signals: Signals = context.find_root().obj.signals
     finish = FinishCommand(at_end, options["output"], tell, lambda: _let_finish(signals))
