@@ -89,10 +89,19 @@ def fit_run(request: Request) -> tuple[Recipe, Placement, float]:
 
     The batch of an optimizer step is the rule's, as a power of two for each process. It is split
     into the largest micro-batches that fit; where not one sequence does, activations are
-    recomputed, and then the model is sharded.
+    recomputed, and then the model is sharded. So many processes that a sequence for each is more
+    than twice the batch are refused.
     """
     budget = count_budget(request.spec, request.seq_len, request.tokens)
-    sequences = choose_batch_tokens(budget) / request.seq_len / request.placement.processes
+    tokens = choose_batch_tokens(budget)
+    sequences = tokens / request.seq_len / request.placement.processes
+    if sequences < 0.5 and request.placement.processes > 1:
+        most = max(1, int(2 * sequences * request.placement.processes))
+        raise HermesError(
+            f"a step of {tokens:,.0f} tokens, the rule's for this run, is less than half "
+            f"a sequence of {request.seq_len:,} tokens for each of "
+            f"{request.placement.processes:,} processes; choose at most --num-processes {most}"
+        )
     per_process = 1 << max(0, round(sequences).bit_length() - 1)
     if sequences > 1.5 * per_process:  # the nearer power of two
         per_process *= 2
@@ -140,13 +149,15 @@ def render_run(
 ) -> str:
     """Render the YAML file, each line with the rule it follows."""
     step = f"{plan.tokens_per_step:,} tokens a step"
+    is_one = plan.tokens_per_step == recipe.seq_len and choose_batch_tokens(budget) < recipe.seq_len
+    step += ", one sequence, more than" if is_one else ","
     rate = "0.3118 C^-0.1250 (DeepSeek LLM)"
     if recipe.optimizer.name != "adamw":
         rate += ", of AdamW, as its steps (Muon)"
     rows: list[tuple[str, object, str]] = [
         ("seq_len", recipe.seq_len, ""),
         ("batch_size", recipe.batch_size, f"a power of two that fits into {USABLE:.0%} of memory"),
-        ("grad_accum", recipe.grad_accum, f"{step}, 0.2920 C^0.3271 (DeepSeek LLM)"),
+        ("grad_accum", recipe.grad_accum, f"{step} 0.2920 C^0.3271 (DeepSeek LLM)"),
         ("max_steps", recipe.max_steps, _describe_tokens(request, plan)),
         ("optimizer", recipe.optimizer.name, ""),
         ("lr", recipe.lr, rate),

@@ -61,8 +61,25 @@ class Placement:
             shard=self.shard,
             shard_group=self.shard_group,
         )
-        if self.backend != "mlx":
-            return
+        if self.backend == "mlx":
+            self._check_mlx()
+        elif self.shard:
+            self._check_shard()
+
+    def _check_shard(self) -> None:
+        if self.processes == 1:
+            raise HermesError(
+                f"shard {self.shard!r} splits a model over several processes, and the plan is for "
+                "one; give --num-processes, or leave --shard out"
+            )
+        group = self.shard_group or self.processes
+        if self.processes % group or group < 2 or self.shard_group == 0:
+            raise HermesError(
+                f"shard_group is {self.shard_group}; it must be at least 2 and divide the "
+                f"{self.processes} processes"
+            )
+
+    def _check_mlx(self) -> None:
         if self.selective_checkpoint:
             raise HermesError(
                 "mlx recomputes whole blocks, without selective_checkpoint; choose "
