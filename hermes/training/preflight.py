@@ -1,6 +1,7 @@
 """What is looked at before a run begins: memory for its model, and disk for its checkpoints."""
 
 import dataclasses
+import math
 from pathlib import Path
 
 from hermes.checkpoint import RetentionPolicy, count_checkpoint_bytes
@@ -151,14 +152,21 @@ def count_kept_checkpoints(keep: RetentionPolicy, step: int, total: int, every: 
 
     step: steps done. total: of the run. every: steps between two saves, 0 for the last alone.
     """
-    steps = {total, *(range(step - step % every + every, total + 1, every) if every else ())}
-    written = len({one for one in steps if one > step})
+    if step >= total:
+        return 0
+    is_extra = not every or total % every > 0  # the last, which is saved whatever its number
+
+    def count_multiples(number: int) -> int:
+        return total // number - step // number
+
+    written = (count_multiples(every) if every else 0) + is_extra
     if keep.everything:
         return written
     last = 2 if keep.last is None else keep.last
     kept = last + (keep.best is not None)
     if keep.every is not None:
-        kept += len({one for one in steps if one > step and one % keep.every == 0})
+        kept += count_multiples(math.lcm(every, keep.every)) if every else 0
+        kept += is_extra and total % keep.every == 0
     return min(written, kept + 1)  # the newest is whole before an older one is deleted
 
 

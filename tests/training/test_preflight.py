@@ -1,5 +1,6 @@
 """Before a run: memory for its model, disk for its checkpoints, and a dry run."""
 
+import itertools
 import re
 import shlex
 import subprocess
@@ -123,6 +124,26 @@ def test_a_checkpoint_has_the_size_that_is_expected(go):
 def test_retention_counts(keep, every, count):
     assert count_kept_checkpoints(keep, 0, 100, every) == count
     assert count_kept_checkpoints(keep, 100, 100, every) == 0
+
+
+@pytest.mark.parametrize(
+    "keep", [RetentionPolicy(), RetentionPolicy(every=4), RetentionPolicy(last=2, every=6)]
+)
+def test_retention_counts_what_a_list_of_the_steps_has(keep):
+    for step, total, every in itertools.product((0, 1, 5, 12), (3, 12, 13, 24), (0, 1, 5, 6)):
+        steps = {one for one in range(step + 1, total + 1) if every and one % every == 0}
+        steps |= {total} if total > step else set()
+        expected = len(steps)
+        if not keep.everything and steps:
+            last = 2 if keep.last is None else keep.last
+            expected = min(expected, last + sum(one % keep.every == 0 for one in steps) + 1)
+        assert count_kept_checkpoints(keep, step, total, every) == expected
+
+
+def test_a_run_without_end_is_counted_at_once():
+    """As many numbers as steps would take all memory."""
+    assert count_kept_checkpoints(RetentionPolicy(), 0, 10**15, 1) == 10**15
+    assert count_kept_checkpoints(RetentionPolicy(last=1, every=10**9), 0, 10**15, 1) == 10**6 + 2
 
 
 def test_a_disk_too_small_for_the_checkpoints_is_said_before_training(go, free):
