@@ -241,6 +241,11 @@ class Recipe:
                     "a sequence is split into shorter ones of one length"
                 )
 
+    @property
+    def sample_tokens(self) -> int:
+        """The most tokens of a sample: a sequence, or both completions of a pair."""
+        return self.seq_len * (2 if self.objective == "preference" else 1)
+
     def list_batch_sizes(self) -> tuple[tuple[int, int], ...]:
         """The sizes of micro-batches as (steps done before, size), from step 0 on."""
         changes = parse_size_schedule("batch_size_schedule", self.batch_size_schedule)
@@ -261,9 +266,9 @@ class Recipe:
         return dataclasses.replace(self, batch_size=largest, batch_size_schedule="")
 
     def parse_lr_points(self, total_steps: int) -> tuple[tuple[float, float], ...]:
-        """The points of the learning rate as (step, factor) in a run of so many steps.
+        """The points of the learning rate as (step, factor) in a run of so many steps, in order.
 
-        Raises HermesError.
+        Those of one place stay in the order in which they are given. Raises HermesError.
         """
         found = []
         for point in self.lr_points:
@@ -275,7 +280,7 @@ class Recipe:
             known = 0 <= at < math.inf and 0 <= factor < math.inf and not point[1].endswith("%")
             require(known, "lr_point", " ".join(point), "a step or percentage, and a factor of lr")
             found.append((at * total_steps / 100 if point[0].endswith("%") else at, factor))
-        return tuple(sorted(found))
+        return tuple(sorted(found, key=lambda point: point[0]))
 
     def parse_groups(self) -> tuple[ParameterGroup, ...]:
         """The groups in their order. Raises HermesError."""

@@ -20,7 +20,7 @@ from hermes.numerics.params import list_parameters
 from hermes.recipe import Recipe
 from hermes.spec import ModelSpec
 
-__all__ = ["Speed", "TrainingPlan", "format_plan", "plan_run"]
+__all__ = ["Speed", "TrainingPlan", "format_hours", "format_plan", "plan_run"]
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,9 @@ class TrainingPlan:
 
     memory: of one process at its peak. unfused_layers: how many layers' attention keeps a tensor of
     every query and key. available: bytes for one process. largest_batch: sequences of a micro-batch
-    that fit there, 0 where not even one does. kv_cache: bytes of one sequence of max_seq_len when
-    decoding. speed_from: where tokens_per_second is from. energy: kWh of all devices.
+    that fit there, 0 where not even one does. batch_size, tokens_per_step: of the largest step,
+    where they grow. kv_cache: bytes of one sequence of max_seq_len when decoding. speed_from: where
+    tokens_per_second is from. energy: kWh of all devices.
     """
 
     model: str
@@ -97,23 +98,23 @@ def plan_run(
     placement: Placement,
     *,
     available: int | None = None,
-    tokens: int = 0,
+    length: tuple[int, int] | None = None,
     speed: Speed = Speed(),
     price_per_hour: float = 0.0,
     watts: float = 0.0,
 ) -> TrainingPlan:
-    """Plan a run. Raises HermesError.
+    """Plan a run, by its largest batch where the batch grows. Raises HermesError.
 
-    tokens: of the whole run, where the recipe has no max_steps. watts: of one device.
+    length: steps and tokens of the whole run, None where they are not known. watts: of one device.
     """
+    recipe = recipe.use_largest_batch()
     sequence = dataclasses.replace(spec, max_seq_len=recipe.seq_len)
     table = dict(list_parameters(spec))
     parameters = sum(tensor.size for tensor in table.values())
     table |= list_adapter_tensors(spec, recipe.lora) if recipe.lora else {}
     per_token = count_flops(sequence, training=True)
-    per_step = recipe.batch_size * recipe.grad_accum * placement.processes * recipe.seq_len
-    steps = recipe.max_steps or (-(-tokens // per_step) if tokens else None)
-    total = None if steps is None else steps * per_step
+    per_step = recipe.batch_size * recipe.grad_accum * placement.processes * recipe.sample_tokens
+    steps, total = length or (None, None)
     rate: float | None = speed.tokens_per_second or None
     if rate is None and speed.flops:
         rate = UTILIZATION * speed.flops * placement.processes / per_token
@@ -149,10 +150,15 @@ def plan_run(
     )
 
 
-def _format_hours(hours: float) -> str:
+def _format_digits(number: float) -> str:
+    """Format it with two decimals, or with as many as show something of a small one."""
+    return f"{number:,.2f}" if number >= 0.1 else f"{number:.2g}"
+
+
+def format_hours(hours: float) -> str:
     """Format hours in a unit that leaves them some digits."""
     if hours >= 1:
-        return f"{hours:,.2f} hours"
+        return f"{hours:,.{1 if hours >= 10 else 2}f} hours"
     return f"{hours * 60:.1f} minutes" if hours >= 1 / 30 else f"{hours * 3600:.2g} seconds"
 
 
@@ -198,9 +204,9 @@ def format_plan(plan: TrainingPlan) -> list[str]:
         digits = f"{speed:,.0f}" if speed >= 10 else f"{speed:.2g}"
         rows.append(("speed", f"{digits} tokens/s, {plan.speed_from}"))
     if plan.hours is not None:
-        rows.append(("time", _format_hours(plan.hours)))
+        rows.append(("time", format_hours(plan.hours)))
     if plan.energy is not None:
-        rows.append(("energy", f"{plan.energy:,.2f} kWh"))
+        rows.append(("energy", f"{_format_digits(plan.energy)} kWh"))
     if plan.price is not None:
-        rows.append(("price", f"{plan.price:,.2f}"))
+        rows.append(("price", _format_digits(plan.price)))
     return [plan.model, *(line for line in format_columns(rows))]

@@ -7,6 +7,7 @@ pass layer by layer, the update. The largest of these moments is the plan. Lette
 import dataclasses
 from dataclasses import dataclass
 
+from hermes.backend_options import Options
 from hermes.errors import HermesError
 from hermes.model_info.activations import BYTES_OF, LayerBytes, count_layer_bytes
 from hermes.model_info.attention_activations import keeps_scores
@@ -42,7 +43,7 @@ class Placement:
     """What computes a run, and among how many processes its tensors are split.
 
     device: 'cpu', or what else. shard, grad_checkpoint, selective_checkpoint, compile: as
-    hermes.interface.Options has them.
+    hermes.interface.Options has them. Raises HermesError for what no run can have.
     """
 
     backend: str = "torch"
@@ -56,16 +57,44 @@ class Placement:
     compile: bool | None = None
 
     def __post_init__(self) -> None:
-        if self.selective_checkpoint and self.grad_checkpoint:
+        Options(
+            precision=self.precision,
+            grad_checkpoint=self.grad_checkpoint,
+            selective_checkpoint=self.selective_checkpoint,
+            shard=self.shard,
+            shard_group=self.shard_group,
+        )
+        if self.backend == "mlx":
+            self._check_mlx()
+        elif self.shard:
+            self._check_shard()
+
+    def _check_shard(self) -> None:
+        if self.processes == 1:
             raise HermesError(
-                "grad_checkpoint keeps no activation of a block, and selective_checkpoint some of "
-                "them; leave one out"
+                f"shard {self.shard!r} splits a model over several processes, and the plan is for "
+                "one; give --num-processes, or leave --shard out"
             )
-        if self.selective_checkpoint and self.backend == "mlx":
+        group = self.shard_group or self.processes
+        if self.processes % group or group < 2 or self.shard_group == 0:
+            raise HermesError(
+                f"shard_group is {self.shard_group}; it must be at least 2 and divide the "
+                f"{self.processes} processes"
+            )
+
+    def _check_mlx(self) -> None:
+        if self.selective_checkpoint:
             raise HermesError(
                 "mlx recomputes whole blocks, without selective_checkpoint; choose "
                 "grad_checkpoint, or backend torch"
             )
+        if self.shard:
+            raise HermesError(
+                "mlx holds the model whole in every process; leave --shard out, or choose backend "
+                "torch"
+            )
+        if self.precision == "float64" and self.device != "cpu":
+            raise HermesError("mlx computes in float64 on CPUs alone; choose another precision")
 
     @property
     def copies(self) -> int:

@@ -76,10 +76,10 @@ class Run:
         self._are_tasks_missing = past.are_tasks_missing()
         self.early_stopping = past.restore_early_stopping()
         self._guard, self._noise = past.restore_guard(), past.restore_noise()
-        self.finished = self.early_stopping.exhausted or (
-            self.position.step >= self.total_steps
-            and not (self._is_evaluation_missing or self._are_tasks_missing)
+        has_ended = self.early_stopping.exhausted or (
+            self.position.step >= self.total_steps and not self._is_evaluation_missing
         )
+        self.finished = has_ended and not self._are_tasks_missing
         self.notes = (*notes, *self.components.notes, *past.warn_odd_lines())
         if not self.finished:
             self.notes += (*past.warn_lost_metrics(), *describe_precision(request))

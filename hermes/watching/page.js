@@ -8,7 +8,7 @@ const isDark = matchMedia("(prefers-color-scheme: dark)");
 const EVERY = 2000; // milliseconds
 // What has a chart of its own, in this order; other numbers follow by their names.
 const CHARTS = [
-  ["loss", "Loss (nats per token)", ["loss", "val_loss"]],
+  ["loss", "Loss (nats per token, or per pair)", ["loss", "val_loss"]],
   ["val_bits_per_byte", "Validation, bits per byte", ["val_bits_per_byte"]],
   ["lr", "Learning rate", ["lr"]],
   ["grad_norm", "Gradient norm before clipping", ["grad_norm"]],

@@ -250,3 +250,53 @@ def test_a_signal_while_python_imports_or_ends_is_no_traceback(number, moment):
         assert done.returncode in ((0, -number) if moment == "teardown" else (0,))
         assert done.stderr == ""
         assert "nano" in done.stdout
+
+
+STUCK = """
+import os, sys, time
+from hermes.errors import HermesError
+from hermes.training.finish_command import FinishCommand
+from hermes_cli.launch.signals import Signals
+with Signals() as signals:
+    signals.grace = 0.2
+    finish = FinishCommand(sys.argv[1], "run", lambda line: None)
+    signals.on_overdue = finish.run_stopped
+    with finish:
+        os.write(1, b"ready")
+        time.sleep(60)  # a call that polls nothing
+"""
+
+
+def test_a_run_that_hears_no_signal_is_ended_behind_its_on_finish(tmp_path):
+    """The process ends itself, and did so without the command that hands back its machine."""
+    slow = f"sleep 1; printf $HERMES_STATUS > {tmp_path / 'told'}"
+    for command, twice in ((slow, False), ("sleep 30 2> /dev/null", True)):
+        with subprocess.Popen(
+            [sys.executable, "-c", STUCK, command],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as stuck:
+            assert stuck.stdout.read(5) == "ready"
+            stuck.send_signal(signal.SIGTERM)
+            if twice:  # a second signal does not wait for it
+                assert "running --on-finish" in stuck.stderr.readline()
+                stuck.send_signal(signal.SIGTERM)
+            assert stuck.wait(timeout=40) == 130
+            said = stuck.stderr.read()
+        assert said.endswith("Error: interrupted\n")
+        if not twice:
+            assert said.startswith(f"the run is stopped; running --on-finish: {slow}\n")
+    assert (tmp_path / "told").read_text() == "stopped"
+
+
+def test_on_finish_runs_where_a_file_of_options_is_wrong(here, call):
+    Path("wrong.yaml").write_text("batch_sizes: 4\n")
+    line = [*TRAIN, "--on-finish", "printf $HERMES_STATUS > told"]
+    assert call(*line, "--config", "wrong.yaml", "--print-config")[0] == 1
+    assert call(*line, "--config", "wrong.yaml", "--dry-run")[0] == 1
+    assert not Path("told").exists()
+    code, _, err = call(*line, "--config", "wrong.yaml")
+    assert code == 1
+    assert "running --on-finish" in err
+    assert Path("told").read_text() == "failed"

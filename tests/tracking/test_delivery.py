@@ -1,9 +1,11 @@
 """What trackers are told, and that none of them can harm or hold up a run."""
 
+import json
 import time
 
 from hermes.tracking.delivery import TrackerDelivery
 from hermes.tracking.tracker import name_curves
+from hermes.training.tracking import find_logged_steps
 from tests.tracking.support import Failing, Hanging, Remembering, Rewinding, describe_run, keep
 from tests.waiting import PATIENCE
 
@@ -50,6 +52,28 @@ def test_steps_that_an_earlier_session_logged_go_to_trackers_that_rewind_alone(t
     assert [step for step, _ in rewinding[0].logged] == [11, 12, 13, 12]
     assert plain[0].logged == [(13, {"train/loss": 1.0}), (12, {"val/loss": 2.0})]
     assert plain[0].texts == [(12, "sample/0", "text")]
+
+
+def test_what_trackers_were_told_of_is_read_from_the_metrics(tmp_path):
+    assert find_logged_steps(tmp_path) == {}
+    lines = [
+        {"step": 10, "loss": 2.0, "tokens": 640},
+        {"step": 10, "val_loss": 2.5},
+        {"step": 10, "task/arc/acc": 0.25},
+        {"step": 11, "skipped_steps": 1, "tokens": 704, "lr": 0.1},  # it has no loss
+    ]
+    write_lines(tmp_path, lines)
+    told = {"train": 11, "val": 10, "task": 10, "text": 0}
+    assert find_logged_steps(tmp_path) == told
+    # The lines of steps that were taken back are gone; what trackers were told of them is not.
+    back = {"step": 10, "rollbacks": 1, "rolled_back_from": 16, "next_epoch": 0, "next_sample": 64}
+    write_lines(tmp_path, [*lines, back])
+    assert find_logged_steps(tmp_path) == dict.fromkeys(told, 15)
+
+
+def write_lines(folder, records):
+    lines = (json.dumps(record) + "\n" for record in records)
+    (folder / "metrics.jsonl").write_text("".join(lines))
 
 
 def test_a_tracker_that_fails_is_named_once_and_the_others_go_on(tmp_path):

@@ -51,7 +51,8 @@ def plan(context: click.Context, /, **_: Any) -> None:
 def _keep_own(file: OptionFile) -> OptionFile:
     """A file without the options that a run has and its plan does not need.
 
-    Processes of the whole run are what a recipe starts, or what a run.yaml's numbers are for.
+    Processes of the whole run are what a recipe starts, or what a run.yaml's numbers are for, and
+    its tokens those that it trains on.
     """
     own = get_options("plan")
     known = set().union(*(get_options(name) for name in TRAINING_COMMANDS))
@@ -60,4 +61,6 @@ def _keep_own(file: OptionFile) -> OptionFile:
     count = str(file.processes) if file.processes else values.get("num_gpus")
     if count is not None:
         kept.setdefault("num_processes", count)
+    if values.get("train_tokens") not in (None, "0"):
+        kept.setdefault("tokens", values["train_tokens"])
     return OptionFile(file.source, kept, file.processes)

@@ -180,11 +180,10 @@ def _train(
 
 
 def _show_loss(output: Path) -> None:
-    from hermes.training.plot import draw_png, draw_text, read_curve
-    from hermes.training.run_yaml import list_handovers
+    from hermes.training.plot import draw_png, draw_text, read_curves
     from hermes_cli.commands.plot import can_show_braille
 
-    one = read_curve(output, list_handovers(output))
+    (one,) = read_curves([output])
     click.echo()
     click.echo(draw_text(one, width=76, braille=can_show_braille()))
     click.echo()
