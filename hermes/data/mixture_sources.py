@@ -11,7 +11,6 @@ a file of options, and in Python, a mixture may be a mapping instead:
         10000: {web: 0.2, code: 0.8}
 """
 
-import glob
 import math
 import os
 import re
@@ -20,9 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hermes.data.file_names import find_matches
 from hermes.data.remote import locate_source
 from hermes.errors import DataError, suggest_nearest
 from hermes.formatting import name_type
+from hermes.storage.addresses import expand_home
 
 __all__ = [
     "WeightedSource",
@@ -117,16 +118,16 @@ def _parse_item(text: str) -> _Item | None:
         weights[int(step or 0)] = float(weight)
     named = _split_name(files)
     if named is None:
-        return _Item(files, files, weights, False)
+        return _Item(files, expand_home(files), weights, False)
     return _Item(*named, weights, True)
 
 
 def _split_name(text: str) -> tuple[str, str] | None:
     """The name and the files of 'code=src'; None for files alone, such as 'year=2024/*.jsonl'."""
     named = NAMED.fullmatch(text)
-    if named is None or os.path.lexists(text) or (glob.has_magic(text) and glob.glob(text)):
+    if named is None or os.path.lexists(text) or find_matches(text):
         return None
-    return named["name"], named["files"]
+    return named["name"], expand_home(named["files"])
 
 
 def _find_shares(items: Sequence[_Item], step: int) -> list[float]:

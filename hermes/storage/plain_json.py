@@ -3,7 +3,21 @@
 import json
 from typing import Any
 
-__all__ = ["load_json"]
+__all__ = ["DuplicateKeyError", "build_object", "load_json"]
+
+
+class DuplicateKeyError(ValueError):
+    """An object has a key twice, so that readers differ in what it holds."""
+
+
+def build_object(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Build an object for json's object_pairs_hook. Raises DuplicateKeyError."""
+    found = dict(items)
+    if len(found) < len(items):
+        keys = [key for key, _ in items]
+        twice = next(key for number, key in enumerate(keys) if key in keys[:number])
+        raise DuplicateKeyError(f"the key {twice!r} is given twice")
+    return found
 
 
 def load_json(text: str | bytes) -> Any:

@@ -5,6 +5,7 @@ import socket
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from hermes.data import Cursor, TextDataset, TokenStream, count_run_samples
 from hermes.data.continued_order import shift_phases
 from hermes.data.dataset import Dataset, JoinedSource, TokenSource
 from hermes.data.document_dataset import DocumentDataset
+from hermes.data.file_names import read_names
 from hermes.data.holding_out import split_at_document
 from hermes.data.loading import load_tokens, open_token_folder
 from hermes.data.mixture import MixtureDataset, Phase, WeightedSource, parse_mixture
@@ -80,8 +82,9 @@ def make_text_data(
                 "--no-pack takes one source, and weights are given: leave one of them out; "
                 "--document-mask keeps the documents of a mixture apart"
             )
-        groups = [source.data for source in mixture]
-        streams = [load(names) for names in groups or [request.data]]
+        groups = [source.data for source in mixture] or [request.data]
+        read_names([*chain(*groups), *request.validation])  # one of them all is standard input
+        streams = [load(names) for names in groups]
         validation = load(request.validation) if request.validation else None
         if not request.rows.pack:
             if recipe.seq_len_schedule:
