@@ -240,3 +240,28 @@ def test_documents_and_steps_are_traced_and_shown(call, here):
     refuses(call, 1, "--seed belongs to --step; give both", "data", "show", "run", "--seed", 1)
     refuses(call, 1, "--document and --step are given; keep one of them",
             "data", "show", "run", "--step", 1, "--document", 0)  # fmt: skip
+
+
+def test_the_users_folder_is_known_by_its_sign(call, here, monkeypatch):
+    """Where no shell put it: behind the = of an option, and in a file of options."""
+    monkeypatch.setenv("HOME", str(here / "home"))
+    Path("home/corpus").mkdir(parents=True)
+    Path("text.txt").rename("home/corpus/text.txt")
+    Path("tokenizer.json").rename("home/tokenizer.json")
+    files = ("--data=~/corpus", "--tokenizer=~/tokenizer.json", "--output=~/tokens")
+    assert call("prepare", *files)[0] == 0
+    assert Path("home/tokens/manifest.json").exists()
+    Path("run.yaml").write_text("data: ~/tokens\noutput: ~/run\nmodel: little.mal\nmax_steps: 1\n")
+    assert call("train", "--config", "run.yaml", "--seq-len", "8", "--batch-size", "2")[0] == 0
+    assert Path("home/run/run.yaml").exists()
+    assert not Path("~").exists()
+
+
+def test_standard_input_is_read_by_one(call, here):
+    """Not by the text to train on and by the validation text both."""
+    twice = "Error: standard input is given twice, and can be read once; keep one -\n"
+    assert call("data", "check", "-d", "-", "--val-data", "-")[::2] == (1, twice)
+    train = ("train", "-m", "little.mal", "-t", "tokenizer.json", "-o", "run")
+    for data in (("-d", "-"), ("-d", "a=-:1", "-d", "text.txt:1")):
+        status, _, said = call(*train, *data, "--val-data", "-")
+        assert (status, said.endswith(twice)) == (1, True)
