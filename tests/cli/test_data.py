@@ -1,5 +1,6 @@
 """`hermes prepare` and `hermes data`: from text to shards that training takes."""
 
+import io
 import json
 import subprocess
 import sys
@@ -240,6 +241,19 @@ def test_documents_and_steps_are_traced_and_shown(call, here):
     refuses(call, 1, "--seed belongs to --step; give both", "data", "show", "run", "--seed", 1)
     refuses(call, 1, "--document and --step are given; keep one of them",
             "data", "show", "run", "--step", 1, "--document", 0)  # fmt: skip
+
+
+def test_what_was_standard_input_is_traced_and_not_waited_for(call, here, monkeypatch):
+    """To show its steps, the text itself would be needed once more."""
+    lines = "".join(f"the cat sat on mat {n}\n" for n in range(60)).encode()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(lines)))
+    train = ("train", "--data", "-", "--documents", "lines", *TRAIN[3:], "--max-steps", 2)
+    assert call(*train)[0] == 0
+    code, out, _ = call("data", "trace", "run", "--document", "standard input:4")
+    assert (code, out[:18]) == (0, "standard input:4: ")
+    monkeypatch.setattr("sys.stdin", None)
+    refuses(call, 1, "the run read standard input, which is not kept; hermes data trace tells "
+            "which documents a step read", "data", "show", "run", "--step", 1)  # fmt: skip
 
 
 def test_the_users_folder_is_known_by_its_sign(call, here, monkeypatch):

@@ -49,6 +49,8 @@ def check_text(
     chosen = options or CheckOptions()
     if chosen.template is not None and (chosen.kind == "text" or tokenizer is None):
         raise DataError("--template belongs to --kind conversations and pairs with a --tokenizer")
+    if chosen.plan.tokens_per_second and tokenizer is None:
+        raise DataError("--tokens-per-second needs the number of tokens: give --tokenizer")
     checker = _Checker(chosen, tokenizer, watch)
     held_out = [validation] if isinstance(validation, str | Path) else list(validation)
     named = [paths] if isinstance(paths, str | Path) else list(paths)
