@@ -65,10 +65,10 @@ class DataFiles:
     def warn_repeated(self) -> None:
         """Warn of files that are given twice, or that are validation text as well."""
         trained = [(path, _identify(path)) for path in self._trained]
-        counts = Counter(one for _, one in trained if one is not None)
+        counts = Counter(one for _, one in trained)
         held_out = {_identify(path) for path in self._held_out}
-        twice = [path for path, one in trained if counts[one] > 1]
-        shared = [path for path, one in trained if counts[one] and one in held_out]
+        twice = [path for path, one in trained if one and counts[one] > 1]
+        shared = [path for path, one in trained if one and one in held_out]
         for found, what in (
             (twice, "given more than once, and trained on as often"),
             (shared, "trained on and validation text at once, so the validation loss says little"),
