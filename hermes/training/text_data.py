@@ -57,10 +57,13 @@ def make_text_data(
             stack.callback(stream.close)
             return stream
 
-        def make(stream: TokenStream, validation: TokenStream | None) -> TextDataset:
+        def make(number: int) -> TextDataset:
+            # Only the first of a mixture has the validation text, so that it counts once.
+            stream, held_out = streams[number], None if number else validation
+            name = f"the text of {mixture[number].name}" if len(mixture) > 1 else "the text"
             fraction = recipe.val_fraction
-            if fraction and validation is None and request.rows.hold_out == "documents":
-                stream, validation = split_at_document(stream, fraction, tokenizer.eos_id)
+            if fraction and held_out is None and request.rows.hold_out == "documents":
+                stream, held_out = split_at_document(stream, fraction, tokenizer.eos_id, name)
                 fraction = 0.0
             return TextDataset(
                 stream,
@@ -68,9 +71,10 @@ def make_text_data(
                 vocab_size=spec.vocab_size,
                 seed=recipe.seed,
                 val_fraction=fraction,
-                validation=validation,
+                validation=held_out,
                 document_mask=recipe.document_mask,
                 eos_id=tokenizer.eos_id,
+                name=name,
             )
 
         if request.rows.hold_out == "documents" and not recipe.val_fraction:
@@ -95,10 +99,7 @@ def make_text_data(
             data = _make_document_data(request, spec, tokenizer, recipe, streams[0], validation)
             stack.pop_all()
             return data
-        # Only the first of a mixture has the validation text, so that it counts once.
-        datasets = [
-            make(stream, None if number else validation) for number, stream in enumerate(streams)
-        ]
+        datasets = [make(number) for number in range(len(streams))]
         dataset: Dataset = datasets[0]
         tokens: TokenSource = streams[0]
         notes = [note for stream in streams for note in stream.notes]

@@ -271,6 +271,24 @@ def test_the_users_folder_is_known_by_its_sign(call, here, monkeypatch):
     assert not Path("~").exists()
 
 
+def test_a_text_that_is_too_short_is_named(call, here):
+    """Which of a mixture, and whether it is the validation text."""
+    Path("tiny.txt").write_text("the")
+    train = ("train", "-m", "little.mal", "-t", "tokenizer.json", "-o", "run", "--seq-len", 16)
+    for what, data in (
+        ("the text", ("-d", "tiny.txt")),
+        ("the text of web", ("-d", "text.txt:0.5", "-d", "web=tiny.txt:0.5")),
+        ("the validation text", ("-d", "text.txt", "--val-data", "tiny.txt")),
+        (
+            "the validation text",
+            ("-d", "a=text.txt:1", "-d", "text.txt:1", "--val-data", "tiny.txt"),
+        ),
+    ):
+        status, _, said = call(*train, *data)
+        assert status == 1
+        assert f"Error: {what} has 3 tokens; 1 sequence of 16 needs 17: give more text" in said
+
+
 def test_standard_input_is_read_by_one(call, here):
     """Not by the text to train on and by the validation text both."""
     twice = "Error: standard input is given twice, and can be read once; keep one -\n"
