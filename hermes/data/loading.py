@@ -17,7 +17,8 @@ from hermes.data.document_reader import (
     read_file,
     require_text,
 )
-from hermes.data.files import Paths, expand_paths
+from hermes.data.file_names import expand_paths, read_names
+from hermes.data.files import Paths
 from hermes.data.prepared.cache import (
     CACHED_FROM,
     can_write_cache,
@@ -78,7 +79,7 @@ def load_tokens(paths: Paths, tokenizer: "Tokenizer", options: DataOptions) -> T
     Raises DataError where one is mixed with another or was made with another tokenizer, and
     StorageError.
     """
-    named = [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]
+    named = read_names(paths)
     if any(is_prepared(path) for path in named):
         return _open_prepared(named, tokenizer)
     files = expand_paths(named)

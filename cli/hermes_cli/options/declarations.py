@@ -12,6 +12,7 @@ from hermes.arguments import SHORT_NAMES
 from hermes.errors import HermesError, SpecError
 from hermes.options import COMMANDS, GROUPS, Argument, Option, get_options
 from hermes.options.option import GROUP_OF_REST
+from hermes.storage.addresses import expand_home
 from hermes_cli.display.help_sections import NO_BREAK, Row, strip_period, write_sections
 from hermes_cli.options.completion import complete_argument, complete_option
 from hermes_cli.options.error_names import name_options
@@ -28,6 +29,27 @@ class NamedChoice(click.Choice[str]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """The choice; raises click's BadParameter."""
         return super().convert(SHORT_NAMES.get(value, value), param, ctx)
+
+
+class FileName(click.ParamType[str]):
+    """A name of a file or folder, perhaps with ~ for the user's folder, or of something else."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The name, with the user's folder in place of ~."""
+        return expand_home(str(value))
+
+
+class FilePath(click.Path):
+    """A path, perhaps with ~ for the user's folder."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path, with the user's folder in place of ~."""
+        return super().convert(expand_home(str(value)), param, ctx)
 
 
 class TableOption(click.Option):
@@ -183,7 +205,14 @@ def declare_command(
 def _get_click_type(entry: Option) -> Any:
     if entry.closed_choices:
         return NamedChoice(entry.choices)
-    return click.Path(path_type=Path) if entry.type is Path else entry.type
+    if entry.type is Path:
+        return FilePath()
+    return FileName() if _is_file(entry) and not entry.is_flag else entry.type
+
+
+def _is_file(entry: Option) -> bool:
+    """Whether an option's value may be the name of a file or folder."""
+    return entry.is_path or entry.type is Path or entry.metavar in ("FILE", "DIR")
 
 
 def _describe_default(entry: Option) -> str:
