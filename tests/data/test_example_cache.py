@@ -99,7 +99,8 @@ def test_a_cache_that_cannot_be_written_is_said(tmp_path, monkeypatch):
     found = ExampleCache(tell=said.append).open("k", 10**9, PLACES, make_examples)
     same(found, make_examples())
     assert said == [
-        f"{tmp_path}/file/hermes/tokens cannot be written to, so records are encoded at each start"
+        f"{tmp_path}/file/hermes/tokens cannot be written to or locked, so records are encoded at "
+        "each start"
     ]
 
 

@@ -107,8 +107,8 @@ def test_a_cache_that_cannot_be_written_is_said(write, tmp_path, tokenizer, monk
     with load_tokens(write("a.txt", TEXT), tokenizer, DataOptions(tell=said.append)) as stream:
         assert len(stream)
     assert said == [
-        f"{tmp_path}/file/hermes/tokens cannot be written to, so the text is tokenized at each "
-        "start"
+        f"{tmp_path}/file/hermes/tokens cannot be written to or locked, so the text is tokenized "
+        "at each start"
     ]
 
 
