@@ -166,12 +166,10 @@ def test_a_full_disk_takes_the_pulse_away_and_it_comes_back(tmp_path, monkeypatc
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     try:
-        end_at = time.monotonic() + WAIT
-        for found, is_there in ((refuse, False), (write, True)):
-            monkeypatch.setattr(Path, "write_text", found)
-            while path.exists() != is_there:
-                assert time.monotonic() < end_at
-                time.sleep(0.01)
+        monkeypatch.setattr(Path, "write_text", refuse)
+        wait_until(lambda: not path.exists())
+        monkeypatch.setattr(Path, "write_text", write)
+        wait_until(path.exists)
     finally:
         pulse.stop()
 

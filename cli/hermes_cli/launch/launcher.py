@@ -280,7 +280,7 @@ def _start_ring(command: Command, number: int, folder: str, writing: Writing) ->
     hosts = Path(folder, "hosts.json")
     started: list[BaseProcess] = []
     with hold_free_ports(number) as ports, filter_stderr(folder):
-        hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in ports]), encoding="utf-8")
+        hosts.write_text(json.dumps([[f"{LOOPBACK}:{port}"] for port in ports]), encoding="utf-8")
         for rank in range(number):
             environment = {"MLX_RANK": str(rank), "MLX_HOSTFILE": str(hosts)}
             worker = spawn.Process(
