@@ -26,6 +26,7 @@ __all__ = [
     "IndexPart",
     "IndexSource",
     "IndexedDocument",
+    "UnknownSourceError",
     "open_index_rows",
     "parse_place",
 ]
@@ -70,6 +71,15 @@ class IndexedDocument:
     def where(self) -> str:
         """Its place, as 'file:line'."""
         return f"{self.source}:{self.line}"
+
+
+class UnknownSourceError(DataError):
+    """No source of the data has this name. known: the names of sources that it may be of."""
+
+    def __init__(self, name: str, known: Sequence[str]):
+        few = f"; the data has {', '.join(known)}" if len(known) < 4 else ""
+        super().__init__(f"{name} is not in the data{suggest_nearest(name, known) or few}")
+        self.known = tuple(known)
 
 
 class DocumentIndex:
@@ -169,9 +179,7 @@ class DocumentIndex:
                 "give more of it"
             )
         if not ending:
-            known = [source.name for source in self.sources]
-            few = f"; the data has {', '.join(known)}" if len(known) < 4 else ""
-            raise DataError(f"{name} is not in the data{suggest_nearest(name, known) or few}")
+            raise UnknownSourceError(name, [source.name for source in self.sources])
         return ending
 
     def _find_line(self, source: int, name: str, line: int) -> IndexedDocument:

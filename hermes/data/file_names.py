@@ -126,7 +126,7 @@ def _list_folder(folder: Path) -> list[Path]:
     for place, folders, names in os.walk(folder, onerror=_raise_error, followlinks=True):
         here = Path(place)
         _require_text_folder(here)
-        folders[:] = [n for n in folders if n[0] != "." and not _leads_up(here / n)]
+        folders[:] = [n for n in folders if n[0] != "." and not _is_loop(here / n)]
         for file in (here / name for name in names if name[0] != "."):
             if find_format(file) is None:
                 continue
@@ -163,7 +163,7 @@ def _require_target(path: Path) -> None:
         )
 
 
-def _leads_up(path: Path) -> bool:
+def _is_loop(path: Path) -> bool:
     """Whether a path is a link to a folder that it is in, which would be read over and over."""
     if not path.is_symlink():
         return False
@@ -184,11 +184,11 @@ def find_matches(pattern: str) -> list[Path]:
         base /= parts.pop(0)
     if not parts:
         return []
-    leads_up = cache(_leads_up)
+    is_loop = cache(_is_loop)
     found = sorted(glob.glob(os.path.join(*parts), root_dir=base, recursive=True))
 
     def is_again(name: str) -> bool:
         path = Path(name)
-        return any(leads_up(base / part) for part in (path, *path.parents))
+        return any(is_loop(base / part) for part in (path, *path.parents))
 
     return [base / name for name in found if not is_again(name)]

@@ -153,7 +153,8 @@ def _require_utf_8(start: bytes, name: str) -> None:
     """
     if packed := next((COMPRESSED[mark] for mark in COMPRESSED if start.startswith(mark)), ""):
         raise DataError(
-            f"{name}: compressed, which its name does not say; put .{packed} behind the name"
+            f"{name}: compressed, which its name does not say; decompress it, or put .{packed} "
+            "behind the name"
         )
     found = next((MARKS[mark] for mark in MARKS if start.startswith(mark)), "")
     first = start[: min(LOOKED_AT, len(start) // 2 * 2)]

@@ -107,7 +107,8 @@ def test_another_encoding_is_named_and_is_no_bad_record(write, name, encoding):
 def test_a_compressed_file_without_its_ending_is_named(write, ending):
     path = write("a.jsonl", COMPRESS[ending](b'"a"\n'))
     assert message(path) == (
-        f"{path}: compressed, which its name does not say; put .{ending} behind the name"
+        f"{path}: compressed, which its name does not say; decompress it, or put .{ending} behind "
+        "the name"
     )
 
 

@@ -37,22 +37,27 @@ def test_damage_is_named_with_its_file(prepared):
 
 
 def test_every_damaged_file_is_named(prepared, tmp_path, tokenizer):
-    """A flipped bit, a shard cut short, a missing one, a flipped bit of an index: at once."""
+    """A flipped bit, a shard cut short, a missing one, a flipped bit of an index: at once.
+
+    Of a shard whose tokens are missing its index, too.
+    """
     tokens, indexes = sorted(prepared.glob("*.bin")), sorted(prepared.glob("*.idx"))
     assert len(tokens) > 3
     flip(tokens[0])
     tokens[1].write_bytes(tokens[1].read_bytes()[:-2])
     tokens[2].unlink()
+    indexes[2].write_bytes(indexes[2].read_bytes() + b"x")
     flip(indexes[3])
     with pytest.raises(DataError) as damaged:
         verify_prepared(prepared)
     assert "\n" not in str(damaged.value)
     head, _, said = str(damaged.value).partition("; copy or prepare them again: ")
-    assert head == f"{prepared}: 4 files are damaged"
+    assert head == f"{prepared}: 5 files are damaged"
     for path, what in (
         (tokens[0], "its SHA-256 is"),
         (tokens[1], "bytes where the manifest says"),
         (tokens[2], "the shard is missing"),
+        (indexes[2], "bytes where the manifest says"),
         (indexes[3], "its SHA-256 is"),
     ):
         assert f"{path.name}: " in said
