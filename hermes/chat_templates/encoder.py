@@ -58,7 +58,7 @@ class ChatEncoder:
         self._known_roles: set[str] = set()
         self._end_of_turn: int | None = None
 
-    def with_arguments(self, arguments: Mapping[str, Any]) -> "ChatEncoder":
+    def copy_with_arguments(self, arguments: Mapping[str, Any]) -> "ChatEncoder":
         """The same with more arguments of the template. Raises DataError for unknown ones."""
         own = self.template
         template = Template(

@@ -132,7 +132,7 @@ class ServedModel:
         key = json.dumps(arguments, sort_keys=True)
         if key not in self._encoders:
             made = await self._render(
-                lambda: encoder.with_arguments(arguments), "chat_template_kwargs"
+                lambda: encoder.copy_with_arguments(arguments), "chat_template_kwargs"
             )
             self._encoders[key] = made
             while len(self._encoders) > MOST_ENCODERS:
