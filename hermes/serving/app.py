@@ -126,7 +126,9 @@ def make_app(model: ServedModel, *, api_key: str | None = None, hosts: Sequence[
 
 
 def _require_key(request: Request, api_key: str) -> None:
-    given = request.headers.get("authorization", "").removeprefix("Bearer ").encode()
+    header = request.headers.get("authorization", "")
+    scheme, _, rest = header.partition(" ")
+    given = (rest.strip() if scheme.lower() == "bearer" else header).encode()
     if not hmac.compare_digest(given, api_key.encode()):
         raise ApiError(
             401,

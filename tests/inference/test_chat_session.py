@@ -212,6 +212,11 @@ def test_a_terminal_obeys_no_model(monkeypatch, capsys, is_terminal, shown):
     assert capsys.readouterr().out == f"{shown}\n"
 
 
+def test_a_system_prompt_that_was_read_is_shown_and_not_obeyed(base):
+    talk = talk_with(base, system=HOSTILE)
+    assert run_command(talk, "/system") == "a\u241b[2J\u2407\n\tb\ufffd\u2421"
+
+
 def test_a_pipe_is_one_message_and_its_answer_the_output(base):
     settings = ["--checkpoint", str(base), "--max-tokens", "6", "--backend", "torch"]
     done = CliRunner().invoke(

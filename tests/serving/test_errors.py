@@ -116,13 +116,13 @@ def test_the_list_of_models_may_end_in_a_slash(server):
 def test_what_ends_an_answer_is_found_once_and_not_by_the_loop(make_server, monkeypatch):
     """It renders the template, for which the renderings of others may have to be waited for."""
     server, threads = make_server(), []
-    find = ChatEncoder.find_end_of_turn
+    encode = ChatEncoder._encode
 
-    def look(encoder):
+    def look(*arguments, **more):
         threads.append(threading.current_thread())
-        return find(encoder)
+        return encode(*arguments, **more)
 
-    monkeypatch.setattr(ChatEncoder, "find_end_of_turn", look)
+    monkeypatch.setattr(ChatEncoder, "_encode", look)
     body = {"messages": [{"role": "user", "content": "the cat"}], "max_tokens": 1}
     for _ in range(3):
         assert post(server, body, "/v1/chat/completions").status_code == 200

@@ -10,7 +10,7 @@ import torch
 
 from hermes.errors import HermesError
 from hermes.serving.run_server import bind
-from hermes.serving.served_model import Limits
+from hermes.serving.served_model import MOST_ENCODERS, Limits
 from hermes_torch.row_decoder import RowDecoder
 from tests.inference.support import hold_steps, is_cancelled
 from tests.serving.conftest import serve_in_process
@@ -82,6 +82,14 @@ def test_another_sites_name_is_refused(server):
     for name, status in (("example.org", 400), ("localhost", 200), ("127.0.0.1:9", 200)):
         answer = httpx.get(f"{server.address}/v1/models", headers={"Host": name}, timeout=PATIENCE)
         assert answer.status_code == status
+
+
+@pytest.mark.parametrize("sent", ["Bearer secret", "bearer  secret", "secret"])
+def test_a_key_is_taken_in_any_spelling_of_its_scheme(make_server, sent):
+    server = make_server(api_key="secret")
+    for header, status in ((sent, 200), (f"{sent}s", 401), ("Basic secret", 401)):
+        headers = {"Authorization": header}
+        assert httpx.get(f"{server.address}/v1/models", headers=headers).status_code == status
 
 
 def test_the_api_needs_the_key_and_health_does_not(make_server):
@@ -278,6 +286,39 @@ def test_memory_that_runs_out_is_said_in_the_apis_form_and_the_server_lives(
         "out of memory while decoding (CUDA out of memory. Tried 2 GiB.); ask for fewer tokens"
     )
     assert post(server, {"prompt": "the cat", "max_tokens": 4}).status_code == 200
+
+
+def test_a_request_has_arguments_of_the_template(make_server, tmp_path):
+    template = tmp_path / "styled.jinja"
+    template.write_text(
+        "{% if style is defined %}<|im_start|>system\n{{ style }}<|im_end|>\n{% endif %}"
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    server = make_server(template=template)
+    user, system = ({"role": role, "content": "cat"} for role in ("user", "system"))
+
+    def ask(*messages, **more):
+        body = {"messages": messages, "max_tokens": 3, "temperature": 0, **more}
+        return post(server, body, "/v1/chat/completions")
+
+    plain, said = ask(user).json(), ask(system, user).json()
+    for _ in range(2):
+        styled = ask(user, chat_template_kwargs={"style": "cat"}).json()
+        assert styled["choices"] == said["choices"]
+        assert styled["usage"] == said["usage"] != plain["usage"]
+    assert ask(user, chat_template_kwargs={}).json()["usage"] == plain["usage"]
+    many = [ask(user, chat_template_kwargs={"style": "a" * k}) for k in range(12)]
+    assert {one.status_code for one in many} == {200}
+    assert len(server.model._encoders) == MOST_ENCODERS
+    for wrong, why in [
+        ({"heat": 1}, "reads no argument 'heat'; it reads style"),
+        ([1], "chat_template_kwargs must be an object"),
+    ]:
+        answer = ask(user, chat_template_kwargs=wrong)
+        assert answer.status_code == 400
+        error = answer.json()["error"]
+        assert (why in error["message"], error["param"]) == (True, "chat_template_kwargs")
 
 
 def test_a_template_that_ends_no_turn_is_refused_while_completions_are_served(

@@ -15,7 +15,7 @@ from hermes.errors import HermesError, suggest_nearest
 from hermes.formatting import format_count
 from hermes_cli.display.line_input import read_line, read_whole_input
 from hermes_cli.display.model_menu import choose_model
-from hermes_cli.display.text_stream import stream_text
+from hermes_cli.display.text_stream import make_visible, stream_text
 from hermes_cli.launch.signals import FIRST_STEP_GRACE, Signals
 from hermes_cli.options.declarations import declare_command
 
@@ -197,7 +197,7 @@ def run_command(talk: "ChatSession", line: str) -> str:
             talk.reset()
             return "the conversation is forgotten"
         case "/system" if not rest:
-            return talk.system or "there is no system prompt"
+            return make_visible(talk.system) or "there is no system prompt"
         case "/system":
             talk.reset()
             talk.system = rest

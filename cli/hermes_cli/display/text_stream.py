@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import click
 
-__all__ = ["stream_text", "write_text"]
+__all__ = ["make_visible", "stream_text", "write_text"]
 
 # A terminal would obey them: a little-trained model writes bytes of all kinds, and any text may
 # have been made to.
@@ -18,9 +18,14 @@ VISIBLE = (
 )
 
 
+def make_visible(text: str) -> str:
+    """A text without control characters but line breaks and tabs."""
+    return text.translate(VISIBLE)
+
+
 def write_text(text: str) -> None:
     """Write what a model says to standard output, in a terminal without control characters."""
-    shown = text.translate(VISIBLE) if sys.stdout.isatty() else text
+    shown = make_visible(text) if sys.stdout.isatty() else text
     click.echo(shown, nl=False, color=True)  # or what is piped on loses what looks like colours
     sys.stdout.flush()
 
