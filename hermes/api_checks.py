@@ -53,9 +53,10 @@ def check_training_call(
     if not is_command:
         check_vocab_size(call)
     _check_values(call)
-    _check_names(call)
     if not _is_continued(call):
         _check_recipe(call, edits or {})
+    _check_names(call)
+    if not _is_continued(call):
         _require_tokenizer(call)
 
 
