@@ -13,7 +13,7 @@ from hermes.data.bad_records import BadRecords
 from hermes.data.files import STANDARD_INPUT, find_format, require_present
 from hermes.data.mixture import strip_weights
 from hermes.errors import HermesError
-from hermes.finetuning.options import check_length, is_resuming, make_lora
+from hermes.finetuning.options import apply_run_settings, check_length, is_resuming, make_lora
 from hermes.interop.architecture import read_architecture
 from hermes.interop.hub import load_tokenizer, parse_hub_name, require_model_present
 from hermes.model_info.devices import require_precision
@@ -24,6 +24,7 @@ from hermes.tracking.registry import find_trackers
 from hermes.training.early_stopping import EarlyStopping
 from hermes.training.nonfinite import NonFinitePolicy
 from hermes.training.options import (
+    ROW_OPTIONS,
     choose_samples,
     list_files,
     list_names,
@@ -109,7 +110,7 @@ def _is_continued(call: Call) -> bool:
 def _check_values(call: Call) -> None:
     if "text_field" in call.values:
         make_text_format(call)
-        make_row_options(call)
+        make_row_options(apply_run_settings(call, *ROW_OPTIONS))
     BadRecords(call["max_bad_records"])  # also where no record is left out
     require_precision(call["precision"])
     check_log_every(call["log_every"])
