@@ -10,7 +10,8 @@ from pathlib import Path
 from hermes.arguments import Call
 from hermes.checkpoint import RetentionPolicy, locate
 from hermes.data.bad_records import BadRecords
-from hermes.data.files import STANDARD_INPUT, find_format, require_present
+from hermes.data.file_names import require_present
+from hermes.data.files import STANDARD_INPUT, find_format
 from hermes.data.mixture import strip_weights
 from hermes.errors import HermesError
 from hermes.finetuning.options import apply_run_settings, check_length, is_resuming, make_lora

@@ -13,7 +13,7 @@ from hermes.call_display import display_call
 from hermes.chat_templates.template import Template
 from hermes.data import TextFormat
 from hermes.data.dataset import count_target_bytes
-from hermes.data.files import require_present
+from hermes.data.file_names import require_present
 from hermes.data.loading import DataOptions, load_tokens
 from hermes.data.token_stream import TokenStream
 from hermes.errors import DataError, HermesError

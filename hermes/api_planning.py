@@ -1,6 +1,7 @@
 """The public functions that work out a run and plan it before it begins."""
 
 import inspect
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ from hermes.model_info.run_plan import Speed, TrainingPlan, plan_run
 from hermes.model_info.run_recipe import OPTIMIZERS, Request, SuggestedRun, fit_run, render_run
 from hermes.model_info.scaling_rules import choose_tokens, make_shape, make_spec, read_count
 from hermes.model_info.training_memory import Placement
-from hermes.recipe import Lora, OptimizerRecipe, Recipe
+from hermes.recipe import LORA_TARGETS, Lora, OptimizerRecipe, Recipe
 from hermes.spec import ModelSpec
 from hermes.storage.durable import write_atomically
+from hermes.training.schedule import count_samples_before, find_step
 
 __all__ = ["make_recipe", "plan"]
 
@@ -34,11 +36,16 @@ def plan(
     batch_size: int = 32,
     grad_accum: int = 1,
     max_steps: int = 0,
+    batch_size_schedule: str = "",
     seq_len: int | None = None,
-    tokens: float = 0.0,
+    max_len: int | None = None,
+    tokens: str | float | None = None,
     document_mask: bool = False,
     freeze_layers: int = 0,
+    freeze: Sequence[str] = (),
     lora_rank: int = 0,
+    lora_targets: str = "all",
+    dora: bool = False,
     optimizer: str | None = None,
     moments: str = "float32",
     group: Sequence[Sequence[str]] = (),
@@ -50,6 +57,7 @@ def plan(
     precision: str = "auto",
     grad_checkpoint: bool = False,
     selective_checkpoint: bool = False,
+    compile: bool | None = None,
     hardware: str | None = None,
     memory: float = 0.0,
     tokens_per_second: float = 0.0,
@@ -58,11 +66,13 @@ def plan(
 ) -> TrainingPlan:
     """Plan a run: memory of a process at its peak, largest micro-batch, hours, energy and price.
 
-    model to selective_checkpoint: as in `train`. tokens: of the whole run, instead of max_steps.
-    num_processes: of the whole run. hardware: a device of `hermes.model_info.datasheets`, None for
-    the processors of this machine, whose speed is measured. memory: GB for one process instead of
-    the hardware's. tokens_per_second: of all processes, instead of a speed that is predicted.
-    price_per_hour: of all of them. watts: of one device. Raises HermesError.
+    model to compile: as in `train` and `finetune`; of batches that grow the largest is planned.
+    max_len: as in `dpo`, whose batch_size pairs are planned then. tokens: of the whole run, as
+    2_000_000_000 or "2B", instead of max_steps. num_processes: of the whole run. hardware: a device
+    of `hermes.model_info.datasheets`, None for the processors of this machine, whose speed is
+    measured. memory: GB for one process instead of the hardware's. tokens_per_second: of all
+    processes, instead of a speed that is predicted. price_per_hour: of all of them. watts: of one
+    device. Raises HermesError.
     """
     a = convert_arguments(plan, locals())
     spec = model if isinstance(model, ModelSpec) else read_architecture(model)
@@ -73,26 +83,31 @@ def plan(
     if precision not in BYTES_OF:
         known = ", ".join(("auto", *BYTES_OF))
         raise HermesError(f"precision must be one of {known}, got {precision!r}")
-    length = min(LONGEST_DEFAULT, spec.max_seq_len) if seq_len is None else a["seq_len"]
-    if length > spec.max_seq_len:
-        raise HermesError(
-            f"seq_len is {length}, more than the model's max_seq_len {spec.max_seq_len}; choose a "
-            "shorter --seq-len or a longer model"
-        )
+    if seq_len is not None and max_len is not None:
+        raise HermesError("--seq-len and --max-len, which is of pairs, are both given; keep one")
+    given = "seq_len" if max_len is None else "max_len"
+    length = min(LONGEST_DEFAULT, spec.max_seq_len) if a[given] is None else a[given]
+    _require_length(given, length, spec)
     for name in ("num_processes", "batch_size", "grad_accum"):
         if a[name] < 1:
             raise HermesError(f"{name} must be at least 1, got {a[name]}")
-    for name in ("memory", "tokens", "tokens_per_second", "price_per_hour", "watts"):
+    for name in ("memory", "tokens_per_second", "price_per_hour", "watts"):
         if a[name] < 0:
             raise HermesError(f"{name} must be at least 0, got {a[name]:g}")
+    wanted = read_count("tokens", tokens) if tokens else 0
+    if wanted and max_steps:
+        raise HermesError("--tokens and --max-steps are both given; keep one")
     recipe = Recipe(
         batch_size=a["batch_size"],
         grad_accum=a["grad_accum"],
         max_steps=a["max_steps"],
+        batch_size_schedule=batch_size_schedule,
         seq_len=length,
+        objective="next-token" if max_len is None else "preference",
         document_mask=a["document_mask"],
         freeze_layers=a["freeze_layers"],
-        lora=Lora(rank=a["lora_rank"]) if a["lora_rank"] else None,
+        freeze=tuple(freeze),
+        lora=_make_lora(lora_rank, lora_targets, a["dora"]),
         optimizer=OptimizerRecipe(name=optimizer or "adamw", moments=moments),
         groups=tuple(tuple(one) for one in group),
         ema=a["ema"],
@@ -106,6 +121,7 @@ def plan(
         shard,
         shard_group,
         a["selective_checkpoint"],
+        compile,
     )
     available = int(a["memory"] * 1e9) or _find_available(device, placement)
     return plan_run(
@@ -113,7 +129,7 @@ def plan(
         recipe,
         placement,
         available=available,
-        tokens=int(a["tokens"]),
+        length=_count_length(recipe, wanted, a["num_processes"]),
         speed=_find_speed(a["tokens_per_second"], device, hardware, precision),
         price_per_hour=a["price_per_hour"],
         watts=a["watts"] or (device.watts or 0.0 if device else 0.0),
@@ -156,7 +172,10 @@ def make_recipe(
             f"no rule for the learning rate of {optimizer!r}; choose one of {', '.join(OPTIMIZERS)}"
         )
     sheet = None if device == "cpu" else find_hardware(device)
-    length = a["seq_len"] or (CPU_LENGTH if sheet is None else DEVICE_LENGTH)
+    length = CPU_LENGTH if sheet is None else DEVICE_LENGTH
+    if seq_len is not None:
+        length = a["seq_len"]
+        _require_length("seq_len", length)
     shape = None
     if model is None:
         count = None if params is None else read_count("params", params)
@@ -164,12 +183,8 @@ def make_recipe(
         spec = make_spec(shape)
     else:
         spec = model if isinstance(model, ModelSpec) else read_architecture(model)
-        length = a["seq_len"] or min(length, spec.max_seq_len)
-    if length > spec.max_seq_len:
-        raise HermesError(
-            f"seq_len is {length}, more than the model's max_seq_len {spec.max_seq_len}; choose a "
-            "shorter --seq-len or a longer model"
-        )
+        length = min(length, spec.max_seq_len) if seq_len is None else length
+    _require_length("seq_len", length, spec)
     placement = Placement(
         (detect_default_backend() or "torch") if sheet is None else sheet.backend,
         "cpu" if sheet is None else sheet.device,
@@ -196,12 +211,46 @@ def make_recipe(
     flops = 0.0 if sheet is None else sheet.rates.get(placement.precision, 0.0)
     origin = f"{UTILIZATION:.0%} of the {device}'s peak"
     planned = plan_run(
-        spec, recipe, placement, available=available, speed=Speed(flops=flops, origin=origin)
+        spec,
+        recipe,
+        placement,
+        available=available,
+        length=_count_length(recipe, 0, placement.processes),
+        speed=Speed(flops=flops, origin=origin),
     )
     text = render_run(request, recipe, placement, planned, budget)
     if output is not None:
         write_atomically(a["output"], text.encode("utf-8"))
     return SuggestedRun(spec, recipe, placement, planned, budget, text)
+
+
+def _require_length(name: str, length: int, spec: ModelSpec | None = None) -> None:
+    """Refuse sequences of no length, or that the model has no room for. Raises HermesError."""
+    if length < 1:
+        raise HermesError(f"{name} must be at least 1, got {length}")
+    if spec is not None and length > spec.max_seq_len:
+        raise HermesError(
+            f"{name} is {length}, more than the model's max_seq_len {spec.max_seq_len}; choose a "
+            f"shorter --{name.replace('_', '-')} or a longer model"
+        )
+
+
+def _make_lora(rank: int, targets: str, dora: bool) -> Lora | None:
+    """The adapters that are planned; without a rank the rest says nothing. Raises HermesError."""
+    if not rank:
+        return None
+    names = LORA_TARGETS if targets == "all" else tuple(map(str.strip, targets.split(",")))
+    return Lora(rank, targets=names, dora=dora)
+
+
+def _count_length(recipe: Recipe, tokens: int, processes: int) -> tuple[int, int] | None:
+    """Steps and tokens of the whole run, by the recipe's steps or so many tokens; else None."""
+    steps = recipe.max_steps
+    if tokens:
+        steps = find_step(recipe, math.ceil(tokens / recipe.sample_tokens), processes)
+    if not steps:
+        return None
+    return steps, count_samples_before(recipe, steps, processes) * recipe.sample_tokens
 
 
 def _spell_command(arguments: Mapping[str, Any]) -> list[str]:
@@ -220,9 +269,7 @@ def _choose_backend(name: str, device: Datasheet | None) -> str:
     if name == "auto":
         if device is not None:
             return device.backend
-        from hermes.interface import choose_backend
-
-        name = choose_backend(name).name
+        name = detect_default_backend() or "torch"  # which need not be loaded for a plan
     if name not in ("torch", "mlx"):
         find_backend(name)
         raise HermesError(f"backend {name!r} does not train; a plan is for torch or mlx")
@@ -248,7 +295,8 @@ def _find_speed(given: float, device: Datasheet | None, name: str | None, precis
     if device is None:
         if precision not in ("float32", "tf32"):
             return Speed()
-        return Speed(flops=measure_flops(), origin=f"predicted: {part}this machine's products")
+        origin = f"predicted: {part}the rate of this machine's matrix products"
+        return Speed(flops=measure_flops(), origin=origin)
     return Speed(
         flops=device.rates.get(precision, 0.0), origin=f"predicted: {part}the {name}'s peak"
     )

@@ -24,13 +24,12 @@ def plot(runs: Sequence[str | Path] | str | Path, *, png: str | Path | None = No
     plots/compare.png in the first. Raises HermesError where a folder is no run, matplotlib is not
     installed, or nothing can be written.
     """
-    from hermes.training.plot import draw_png, read_curve
-    from hermes.training.run_yaml import list_handovers
+    from hermes.training.plot import draw_png, read_curves
 
     a = convert_arguments(plot, locals())
     folders = [runs] if isinstance(runs, str | Path) else a["runs"]
     path = choose_picture(folders, png)
-    draw_png([read_curve(Path(run), list_handovers(Path(run))) for run in folders], path)
+    draw_png(read_curves(folders), path)
     return path
 
 

@@ -14,7 +14,6 @@ from hermes.errors import CheckpointError, HermesError
 from hermes.formatting import format_count
 from hermes.inference.beam_search import search_beams
 from hermes.inference.decoding import (
-    PREFILL_CHUNK,
     check_stop_ids,
     generate_choices,
     generate_tokens,
@@ -186,7 +185,7 @@ class Model:
         rows: int = 16,
         capacity: int | None = None,
         max_queue: int = 1024,
-        prefill_chunk: int = PREFILL_CHUNK,
+        prefill_chunk: int | None = None,
         batch_invariant: bool = False,
     ) -> Engine:
         """An engine that generates many texts at once. Arguments are those of `Engine`."""

@@ -177,9 +177,13 @@ class Recipe:
 
     def __post_init__(self) -> None:
         convert_fields(self)
-        choices = ", ".join
-        require(self.objective in OBJECTIVES, "objective", self.objective, choices(OBJECTIVES))
-        require(self.schedule in SCHEDULES, "schedule", self.schedule, choices(SCHEDULES))
+        for name, known in (
+            ("objective", OBJECTIVES),
+            ("schedule", SCHEDULES),
+            ("decay_shape", DECAY_SHAPES),
+        ):
+            value = getattr(self, name)
+            require(value in known, name, value, f"one of {', '.join(known)}")
         require(0 < self.lr < math.inf, "lr", self.lr, "above 0")
         for name in ("batch_size", "grad_accum", "seq_len"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
@@ -192,8 +196,6 @@ class Recipe:
         require(0 <= self.warmup_ratio <= 1, "warmup_ratio", self.warmup_ratio, "from 0 to 1")
         require(0 < self.power < math.inf, "power", self.power, "above 0")
         require(0 <= self.z_loss < math.inf, "z_loss", self.z_loss, "at least 0")
-        shapes = choices(DECAY_SHAPES)
-        require(self.decay_shape in DECAY_SHAPES, "decay_shape", self.decay_shape, shapes)
         require(0 <= self.grad_clip < math.inf, "grad_clip", self.grad_clip, "at least 0")
         require(0 <= self.seed < 2**63, "seed", self.seed, "at least 0 and below 2^63")
         for name in ("freeze_layers", "freeze"):
@@ -239,6 +241,11 @@ class Recipe:
                     "a sequence is split into shorter ones of one length"
                 )
 
+    @property
+    def sample_tokens(self) -> int:
+        """The most tokens of a sample: a sequence, or both completions of a pair."""
+        return self.seq_len * (2 if self.objective == "preference" else 1)
+
     def list_batch_sizes(self) -> tuple[tuple[int, int], ...]:
         """The sizes of micro-batches as (steps done before, size), from step 0 on."""
         changes = parse_size_schedule("batch_size_schedule", self.batch_size_schedule)
@@ -259,9 +266,9 @@ class Recipe:
         return dataclasses.replace(self, batch_size=largest, batch_size_schedule="")
 
     def parse_lr_points(self, total_steps: int) -> tuple[tuple[float, float], ...]:
-        """The points of the learning rate as (step, factor) in a run of so many steps.
+        """The points of the learning rate as (step, factor) in a run of so many steps, in order.
 
-        Raises HermesError.
+        Those of one place stay in the order in which they are given. Raises HermesError.
         """
         found = []
         for point in self.lr_points:
@@ -273,7 +280,7 @@ class Recipe:
             known = 0 <= at < math.inf and 0 <= factor < math.inf and not point[1].endswith("%")
             require(known, "lr_point", " ".join(point), "a step or percentage, and a factor of lr")
             found.append((at * total_steps / 100 if point[0].endswith("%") else at, factor))
-        return tuple(sorted(found))
+        return tuple(sorted(found, key=lambda point: point[0]))
 
     def parse_groups(self) -> tuple[ParameterGroup, ...]:
         """The groups in their order. Raises HermesError."""

@@ -40,6 +40,7 @@ FLOORS = {
             "api_data",
             "api_evaluation",
             "api_finetuning",
+            "api_chat",
             "api_generation",
             "api_models",
             "api_planning",

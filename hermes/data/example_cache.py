@@ -90,7 +90,10 @@ class ExampleCache:
         self, folder: Path, places: Sequence[str], encode: Callable[[], EncodedRecords]
     ) -> EncodedRecords:
         if self.folder is None and not can_write_cache(folder.parent):
-            self.tell(f"{folder.parent} cannot be written to, so records are encoded at each start")
+            self.tell(
+                f"{folder.parent} cannot be written to or locked, so records are encoded at each "
+                "start"
+            )
             return encode()
         with wait_for_lock(folder, self.tell, "encodes the same records"):
             found = _read_examples(folder / EXAMPLES, places)

@@ -16,7 +16,8 @@ from hermes.storage.plain_json import DuplicateKeyError, decode_json
 
 __all__ = ["read_json_list"]
 
-HINT = "one list is needed; a file of one object a line is called .jsonl"
+ADVICE = "a file of one object a line is called .jsonl"
+HINT = f"one list is needed; {ADVICE}"
 SPACE = re.compile(r"[ \t\n\r]*")
 # How far before the end of a text an error may be that is of the text's breaking off: the longest
 # are a literal, -Infinity, and a pair of surrogates, \ud83d\ude00.
@@ -36,7 +37,7 @@ def read_json_list(parts: Iterable[str], name: str) -> Iterator[Any]:
         value = text.decode()
         if text.find_next():
             raise text.explain("Extra data")
-        raise DataError(f"{name}: found {name_type(value)} where a list is needed")
+        raise DataError(f"{name}: found {name_type(value)} where a list is needed; {ADVICE}")
     text.at += 1
     if text.find_next() != "]":
         yield text.decode()

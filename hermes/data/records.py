@@ -10,11 +10,11 @@ from typing import Any, BinaryIO, TypeVar
 
 from hermes.data import files
 from hermes.data.bad_records import BadRecordError, BadRecords, skip_or_raise
+from hermes.data.file_names import expand_paths
 from hermes.data.files import (
     STANDARD_INPUT,
     Paths,
     describe_compressions,
-    expand_paths,
     find_format,
     name_source,
     read_items,
@@ -177,6 +177,10 @@ def _read_rows(parts: Iterator[str], name: str, delimiter: str) -> Iterator[tupl
             row = next(rows, None)
         except csv.Error as error:
             kind = "TSV" if delimiter == "\t" else "CSV"
+            if str(error).startswith("new-line"):
+                raise DataError(
+                    f"{name}:{line}: not {kind} (a line ends with \\r alone); end lines with \\n"
+                ) from None
             raise DataError(f'{name}:{line}: not {kind} ({error}); quote fields with ""') from None
         finally:
             csv.field_size_limit(allowed)

@@ -19,6 +19,7 @@ from hermes.checkpoint.manifest import MANIFEST
 from hermes.checkpoint.weights import read_weights
 from hermes.errors import CheckpointError, HermesError
 from hermes.interface import Tensors
+from hermes.interop.architecture import read_architecture
 from hermes.interop.companions import name_file, parse_object, read_companions
 from hermes.interop.hub import describe_missing_model, resolve_hub_path
 from hermes.interop.huggingface.config_reader import read_any_config
@@ -35,6 +36,7 @@ LITGPT, LITGPT_CONFIG = "lit_model.pth", "model_config.yaml"
 LITGPT_ADAPTERS = ("lora", "adapter", "adapter_v2")
 PROMPT_STYLE = "prompt_style.json"  # of litgpt, in place of a chat template
 TORCH_ENDINGS = (".pt", ".pth", ".ckpt", ".bin")
+FILE_CONFIGS = (".json", ".yaml", ".yml")
 IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
@@ -73,10 +75,11 @@ def open_model(
 
     path: a checkpoint or run of hermes, a Hugging Face or litgpt folder, a .safetensors file, a
     file of torch.save, or hf://OWNER/REPO, which is downloaded first. config: the architecture,
-    where the files do not have it, as config.json, .mal or litgpt's .yaml. ignore_fields: fields of
-    the configuration that hermes does not know and that are to be passed over. use_ema: of a
-    checkpoint of hermes, take the average of its weights. Raises CheckpointError, SpecError,
-    StorageError, MissingBackend, and for the Hub HermesError.
+    where the files do not have it, as config.json, .mal, litgpt's .yaml or a bundled name; the rows
+    of the vocabulary are the weights'. A folder's own must be that of the .mal or name.
+    ignore_fields: fields of the configuration that hermes does not know and that are to be passed
+    over. use_ema: of a checkpoint of hermes, take the average of its weights. Raises
+    CheckpointError, SpecError, StorageError, MissingBackend, and for the Hub HermesError.
     """
     local, notes = resolve_hub_path(path)
     source = _open(local, config, tuple(ignore_fields), use_ema)
@@ -90,7 +93,11 @@ def _open(
     if path.is_dir():
         of_run = None if config is None else _find_spec_of_run(config)
         if config is not None and of_run is None:
-            raise HermesError(f"{path} is a folder, which has its own config; leave --config out")
+            if config.suffix in FILE_CONFIGS:
+                raise HermesError(
+                    f"{path} is a folder, which has its own config; leave --config out"
+                )
+            return _require_named(_open(path, None, ignore, use_ema), config)
         if (path / MANIFEST).exists() or list_steps(path):
             found = _open_checkpoint(path, use_ema)
             if of_run is not None:
@@ -120,6 +127,14 @@ def _open(
         f"{path} is no model hermes reads: a file must end in .safetensors, "
         f"{', '.join(TORCH_ENDINGS)}"
     )
+
+
+def _require_named(source: StoredModel, name: Path) -> StoredModel:
+    """The model, which has the architecture that `name` has, save the vocabulary, or is refused."""
+    named = replace(read_architecture(str(name)), vocab_size=source.spec.vocab_size)
+    advice = f"name that one as the architecture, not {name}, or none"
+    require_model(source.path, source.spec, named, advice)
+    return source
 
 
 def _refuse_litgpt_adapter(path: Path) -> None:
@@ -237,8 +252,16 @@ def _open_weights(path: Path, config: Path | None, ignore: tuple[str, ...]) -> S
     near = path.with_name(CONFIG)
     if config is None and not near.exists():
         raise CheckpointError(f"{path} holds weights only; name their model with --config")
-    found = _read_architecture(config or near, ignore)
-    return _make_model(path, f"weights, {found.family}", read_weights(path), found, path.parent)
+    found, weights = _read_architecture(config or near, ignore), read_weights(path)
+    rows = weights.infos.get("model.embed_tokens.weight")
+    if found.family == "hermes" and config is not None and rows and len(rows.shape) == 2:
+        # A bundled model or MAL file has as many rows as the tokenizer of a run asks for.
+        spec, count = found.spec, rows.shape[0]
+        if spec.vocab_size != count:
+            note = f"vocab_size is {count}, that of {path}; {spec.name} has {spec.vocab_size}"
+            spec = replace(spec, vocab_size=count)
+            found = replace(found, spec=spec, notes=(*found.notes, note))
+    return _make_model(path, f"weights, {found.family}", weights, found, path.parent)
 
 
 def _open_torch(path: Path, config: Path | None, ignore: tuple[str, ...]) -> StoredModel:
@@ -301,7 +324,9 @@ def _read_architecture(path: Path, ignore: tuple[str, ...]) -> _Architecture:
             with name_file(path):
                 spec = read_litgpt(values, str(path), ignore)
             return _Architecture(spec, "litgpt", ignored=ignore)
-    raise HermesError(f"--config {path} must end in .json, .mal or .yaml")
+    if path.suffix and not path.is_dir():
+        raise HermesError(f"--config {path} must end in .json, .mal or .yaml")
+    return _Architecture(read_architecture(str(path), ignore), "hermes")
 
 
 def _read_config_ids(path: Path) -> dict[str, Any]:

@@ -4,13 +4,14 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from hermes.formatting import format_columns, format_with_unit
+from hermes.formatting import format_columns, format_count, format_with_unit
 from hermes.model_info.activations import BYTES_OF
 from hermes.model_info.cost import compute_cost, count_flops
 from hermes.model_info.hardware import UTILIZATION
 from hermes.model_info.training_memory import (
     MemoryPlan,
     Placement,
+    count_unfused_layers,
     find_largest_batch,
     plan_memory,
 )
@@ -19,7 +20,7 @@ from hermes.numerics.params import list_parameters
 from hermes.recipe import Recipe
 from hermes.spec import ModelSpec
 
-__all__ = ["Speed", "TrainingPlan", "format_plan", "plan_run"]
+__all__ = ["Speed", "TrainingPlan", "format_hours", "format_plan", "plan_run"]
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,11 @@ class Speed:
 class TrainingPlan:
     """What a run needs; None for what is not known.
 
-    memory: of one process at its peak. available: bytes for one process. largest_batch: sequences
-    of a micro-batch that fit there, 0 where not even one does. kv_cache: bytes of one sequence of
-    max_seq_len when decoding. speed_from: where tokens_per_second is from. energy: kWh of all
-    devices.
+    memory: of one process at its peak. unfused_layers: how many layers' attention keeps a tensor of
+    every query and key. available: bytes for one process. largest_batch: sequences of a micro-batch
+    that fit there, 0 where not even one does. batch_size, tokens_per_step: of the largest step,
+    where they grow. kv_cache: bytes of one sequence of max_seq_len when decoding. speed_from: where
+    tokens_per_second is from. energy: kWh of all devices.
     """
 
     model: str
@@ -56,6 +58,7 @@ class TrainingPlan:
     grad_accum: int
     seq_len: int
     memory: MemoryPlan
+    unfused_layers: int
     available: int | None
     largest_batch: int | None
     kv_cache: int
@@ -83,29 +86,35 @@ class TrainingPlan:
         return "\n".join(format_plan(self))
 
 
+def _find_cache_type(placement: Placement) -> str:
+    """The type of keys and values when the model decodes: on a CPU torch keeps float32 alone."""
+    is_wide = (placement.backend, placement.device) == ("torch", "cpu")
+    return "float32" if is_wide or BYTES_OF[placement.precision] > 2 else "bfloat16"
+
+
 def plan_run(
     spec: ModelSpec,
     recipe: Recipe,
     placement: Placement,
     *,
     available: int | None = None,
-    tokens: int = 0,
+    length: tuple[int, int] | None = None,
     speed: Speed = Speed(),
     price_per_hour: float = 0.0,
     watts: float = 0.0,
 ) -> TrainingPlan:
-    """Plan a run. Raises HermesError.
+    """Plan a run, by its largest batch where the batch grows. Raises HermesError.
 
-    tokens: of the whole run, where the recipe has no max_steps. watts: of one device.
+    length: steps and tokens of the whole run, None where they are not known. watts: of one device.
     """
+    recipe = recipe.use_largest_batch()
     sequence = dataclasses.replace(spec, max_seq_len=recipe.seq_len)
     table = dict(list_parameters(spec))
     parameters = sum(tensor.size for tensor in table.values())
     table |= list_adapter_tensors(spec, recipe.lora) if recipe.lora else {}
     per_token = count_flops(sequence, training=True)
-    per_step = recipe.batch_size * recipe.grad_accum * placement.processes * recipe.seq_len
-    steps = recipe.max_steps or (-(-tokens // per_step) if tokens else None)
-    total = None if steps is None else steps * per_step
+    per_step = recipe.batch_size * recipe.grad_accum * placement.processes * recipe.sample_tokens
+    steps, total = length or (None, None)
     rate: float | None = speed.tokens_per_second or None
     if rate is None and speed.flops:
         rate = UTILIZATION * speed.flops * placement.processes / per_token
@@ -123,13 +132,12 @@ def plan_run(
         grad_accum=recipe.grad_accum,
         seq_len=recipe.seq_len,
         memory=memory,
+        unfused_layers=count_unfused_layers(spec, recipe, placement),
         available=available,
         largest_batch=None
         if available is None
         else find_largest_batch(spec, recipe, placement, available),
-        kv_cache=compute_cost(spec).memory[
-            "bfloat16" if BYTES_OF[placement.precision] == 2 else "float32"
-        ]["kv_cache"],
+        kv_cache=compute_cost(spec).memory[_find_cache_type(placement)]["kv_cache"],
         tokens_per_step=per_step,
         flops_per_token=per_token,
         steps=steps,
@@ -142,11 +150,23 @@ def plan_run(
     )
 
 
-def _format_hours(hours: float) -> str:
+def _format_digits(number: float) -> str:
+    """Format it with two decimals, or with as many as show something of a small one."""
+    return f"{number:,.2f}" if number >= 0.1 else f"{number:.2g}"
+
+
+def format_hours(hours: float) -> str:
     """Format hours in a unit that leaves them some digits."""
     if hours >= 1:
-        return f"{hours:,.2f} hours"
+        return f"{hours:,.{1 if hours >= 10 else 2}f} hours"
     return f"{hours * 60:.1f} minutes" if hours >= 1 / 30 else f"{hours * 3600:.2g} seconds"
+
+
+def _describe_attention(plan: TrainingPlan) -> str:
+    if not plan.unfused_layers:
+        return ""
+    layers = format_count(plan.unfused_layers, "layers")
+    return f", with a tensor of every query and key in {layers}"
 
 
 def format_plan(plan: TrainingPlan) -> list[str]:
@@ -164,7 +184,7 @@ def format_plan(plan: TrainingPlan) -> list[str]:
         ("  weights", format_with_unit(memory.weights, "B")),
         ("  optimizer state", format_with_unit(memory.optimizer, "B")),
         ("  gradients", format_with_unit(memory.gradients, "B")),
-        ("  activations", format_with_unit(memory.activations, "B")),
+        ("  activations", format_with_unit(memory.activations, "B") + _describe_attention(plan)),
         ("  logits", format_with_unit(memory.logits, "B")),
         ("  update", format_with_unit(memory.update, "B")),
     ]  # fmt: skip
@@ -184,9 +204,9 @@ def format_plan(plan: TrainingPlan) -> list[str]:
         digits = f"{speed:,.0f}" if speed >= 10 else f"{speed:.2g}"
         rows.append(("speed", f"{digits} tokens/s, {plan.speed_from}"))
     if plan.hours is not None:
-        rows.append(("time", _format_hours(plan.hours)))
+        rows.append(("time", format_hours(plan.hours)))
     if plan.energy is not None:
-        rows.append(("energy", f"{plan.energy:,.2f} kWh"))
+        rows.append(("energy", f"{_format_digits(plan.energy)} kWh"))
     if plan.price is not None:
-        rows.append(("price", f"{plan.price:,.2f}"))
+        rows.append(("price", _format_digits(plan.price)))
     return [plan.model, *(line for line in format_columns(rows))]

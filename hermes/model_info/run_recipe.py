@@ -4,13 +4,15 @@ The rules and their sources are in scaling_rules; each line of the file names th
 """
 
 import dataclasses
+import json
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from hermes.errors import HermesError
 from hermes.formatting import format_with_unit
-from hermes.model_info.run_plan import TrainingPlan
+from hermes.model_info.run_plan import TrainingPlan, format_hours
 from hermes.model_info.scaling_rules import (
     BASE,
     Shape,
@@ -30,6 +32,7 @@ __all__ = ["Request", "SuggestedRun", "fit_run", "render_run"]
 # machines of one memory the system.
 USABLE = 0.75
 DECAY_RATIO = 0.2
+PLAIN = re.compile(r"[\w/.~][\w/.+~-]*", re.ASCII)  # what YAML needs no quotes for
 # The optimizers whose steps have the size of AdamW's, so that its learning rates suit them.
 OPTIMIZERS = ("adamw", "muon", "normuon")
 SOURCES = """\
@@ -86,10 +89,19 @@ def fit_run(request: Request) -> tuple[Recipe, Placement, float]:
 
     The batch of an optimizer step is the rule's, as a power of two for each process. It is split
     into the largest micro-batches that fit; where not one sequence does, activations are
-    recomputed, and then the model is sharded.
+    recomputed, and then the model is sharded. So many processes that a sequence for each is more
+    than twice the batch are refused.
     """
     budget = count_budget(request.spec, request.seq_len, request.tokens)
-    sequences = choose_batch_tokens(budget) / request.seq_len / request.placement.processes
+    tokens = choose_batch_tokens(budget)
+    sequences = tokens / request.seq_len / request.placement.processes
+    if sequences < 0.5 and request.placement.processes > 1:
+        most = max(1, int(2 * sequences * request.placement.processes))
+        raise HermesError(
+            f"a step of {tokens:,.0f} tokens, the rule's for this run, is less than half "
+            f"a sequence of {request.seq_len:,} tokens for each of "
+            f"{request.placement.processes:,} processes; choose at most --num-processes {most}"
+        )
     per_process = 1 << max(0, round(sequences).bit_length() - 1)
     if sequences > 1.5 * per_process:  # the nearer power of two
         per_process *= 2
@@ -137,13 +149,15 @@ def render_run(
 ) -> str:
     """Render the YAML file, each line with the rule it follows."""
     step = f"{plan.tokens_per_step:,} tokens a step"
+    is_one = plan.tokens_per_step == recipe.seq_len and choose_batch_tokens(budget) < recipe.seq_len
+    step += ", one sequence, more than" if is_one else ","
     rate = "0.3118 C^-0.1250 (DeepSeek LLM)"
     if recipe.optimizer.name != "adamw":
         rate += ", of AdamW, as its steps (Muon)"
     rows: list[tuple[str, object, str]] = [
         ("seq_len", recipe.seq_len, ""),
         ("batch_size", recipe.batch_size, f"a power of two that fits into {USABLE:.0%} of memory"),
-        ("grad_accum", recipe.grad_accum, f"{step}, 0.2920 C^0.3271 (DeepSeek LLM)"),
+        ("grad_accum", recipe.grad_accum, f"{step} 0.2920 C^0.3271 (DeepSeek LLM)"),
         ("max_steps", recipe.max_steps, _describe_tokens(request, plan)),
         ("optimizer", recipe.optimizer.name, ""),
         ("lr", recipe.lr, rate),
@@ -178,7 +192,7 @@ def _render_heading(request: Request, plan: TrainingPlan, budget: float) -> Iter
     total, available = (format_with_unit(n, "B") for n in (plan.memory.total, request.available))
     yield f"# memory of a process: {total} of {available} at its peak, in the {plan.memory.moment}"
     if plan.hours is not None:
-        yield f"# time: {plan.hours:,.1f} hours at {plan.speed_from}"
+        yield f"# time: {format_hours(plan.hours)} at {plan.speed_from}"
     yield "#"
     yield SOURCES
 
@@ -210,6 +224,8 @@ def _describe_tokens(request: Request, plan: TrainingPlan) -> str:
 
 def _render_line(key: str, value: object, comment: str) -> str:
     text = f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, str) and not PLAIN.fullmatch(value):
+        text = json.dumps(value)  # as YAML quotes a path with a colon or a blank, too
     text = text.lower() if isinstance(value, bool) else text
     line = f"{key}: {text}"
     return f"{line:<36} # {comment}" if comment else line

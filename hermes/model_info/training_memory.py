@@ -7,8 +7,10 @@ pass layer by layer, the update. The largest of these moments is the plan. Lette
 import dataclasses
 from dataclasses import dataclass
 
+from hermes.backend_options import Options
 from hermes.errors import HermesError
 from hermes.model_info.activations import BYTES_OF, LayerBytes, count_layer_bytes
+from hermes.model_info.attention_activations import keeps_scores
 from hermes.model_info.layer_shape import BITS, LayerTraining, Shape, count_norm_bytes
 from hermes.model_info.mlx_update_memory import count_mlx_update_bytes
 from hermes.model_info.update_memory import Updates, count_update_bytes
@@ -23,6 +25,7 @@ from hermes.spec import ModelSpec
 __all__ = [
     "MemoryPlan",
     "Placement",
+    "count_unfused_layers",
     "describe_training",
     "find_largest_batch",
     "plan_memory",
@@ -39,8 +42,8 @@ MLX_UPDATED = 0.92  # of weights and optimizer state: what of them a compiled up
 class Placement:
     """What computes a run, and among how many processes its tensors are split.
 
-    device: 'cpu', or what else. shard, grad_checkpoint, selective_checkpoint: as
-    hermes.interface.Options has them.
+    device: 'cpu', or what else. shard, grad_checkpoint, selective_checkpoint, compile: as
+    hermes.interface.Options has them. Raises HermesError for what no run can have.
     """
 
     backend: str = "torch"
@@ -51,18 +54,47 @@ class Placement:
     shard: str | None = None
     shard_group: int | None = None
     selective_checkpoint: bool = False
+    compile: bool | None = None
 
     def __post_init__(self) -> None:
-        if self.selective_checkpoint and self.grad_checkpoint:
+        Options(
+            precision=self.precision,
+            grad_checkpoint=self.grad_checkpoint,
+            selective_checkpoint=self.selective_checkpoint,
+            shard=self.shard,
+            shard_group=self.shard_group,
+        )
+        if self.backend == "mlx":
+            self._check_mlx()
+        elif self.shard:
+            self._check_shard()
+
+    def _check_shard(self) -> None:
+        if self.processes == 1:
             raise HermesError(
-                "grad_checkpoint keeps no activation of a block, and selective_checkpoint some of "
-                "them; leave one out"
+                f"shard {self.shard!r} splits a model over several processes, and the plan is for "
+                "one; give --num-processes, or leave --shard out"
             )
-        if self.selective_checkpoint and self.backend == "mlx":
+        group = self.shard_group or self.processes
+        if self.processes % group or group < 2 or self.shard_group == 0:
+            raise HermesError(
+                f"shard_group is {self.shard_group}; it must be at least 2 and divide the "
+                f"{self.processes} processes"
+            )
+
+    def _check_mlx(self) -> None:
+        if self.selective_checkpoint:
             raise HermesError(
                 "mlx recomputes whole blocks, without selective_checkpoint; choose "
                 "grad_checkpoint, or backend torch"
             )
+        if self.shard:
+            raise HermesError(
+                "mlx holds the model whole in every process; leave --shard out, or choose backend "
+                "torch"
+            )
+        if self.precision == "float64" and self.device != "cpu":
+            raise HermesError("mlx computes in float64 on CPUs alone; choose another precision")
 
     @property
     def copies(self) -> int:
@@ -95,8 +127,18 @@ class MemoryPlan:
 
 def plan_memory(spec: ModelSpec, recipe: Recipe, placement: Placement) -> MemoryPlan:
     """Plan the memory of one process at the peak of a training step. Raises HermesError."""
+    return _Step(spec, recipe, placement, _make_shape(recipe, placement)).find_peak()
+
+
+def count_unfused_layers(spec: ModelSpec, recipe: Recipe, placement: Placement) -> int:
+    """Count the layers whose attention keeps a tensor of every query and key of a sequence."""
+    shape = _make_shape(recipe, placement)
+    return sum(keeps_scores(one, shape) for one in spec.attentions)
+
+
+def _make_shape(recipe: Recipe, placement: Placement) -> Shape:
     master = 8 if placement.precision == "float64" else 4
-    shape = Shape(
+    return Shape(
         recipe.batch_size * (2 if recipe.objective == "preference" else 1),
         recipe.seq_len,
         placement.backend,
@@ -105,9 +147,9 @@ def plan_memory(spec: ModelSpec, recipe: Recipe, placement: Placement) -> Memory
         master,
         recipe.document_mask,
         recipe.objective != "preference",
-        has_kernels=placement.backend == "torch" and placement.device != "cpu",
+        has_kernels=placement.backend == "torch" and placement.device.startswith("cuda"),
+        has_flex=placement.compile is not False,
     )
-    return _Step(spec, recipe, placement, shape).find_peak()
 
 
 class _Step:

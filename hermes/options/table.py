@@ -55,8 +55,8 @@ OTHER_OPTIONS = (
            help="Speed of training, of all processes together, to tell how many hours a run takes"),
     Option("price_per_hour", type=float, default=0.0, metavar="PRICE", default_text="unknown",
            help="Price of an hour at that speed, to tell what a run costs"),
-    Option("tokens", type=float, default=0.0, metavar="N", default_text="as --max-steps say",
-           help="Tokens of the whole run, such as 2e9, instead of --max-steps"),
+    Option("tokens", metavar="N", default_text="as --max-steps say",
+           help="Tokens of the whole run, such as 2B or 2e9, instead of --max-steps"),
     Option("hardware", metavar="NAME", default_text="the processors of this machine",
            help="Device to plan for: h200, h100, a100, l40s, l4, rtx4090 "
            "or m3-max"),

@@ -152,24 +152,31 @@ TOOL_COMMANDS: dict[str, CommandOptions] = {
     ),
     "plan": CommandOptions(
         (
-            *("model", "batch_size", "grad_accum", "max_steps", "seq_len", "tokens"),
-            *(
-                "document_mask",
-                "freeze_layers",
-                "lora_rank",
-                "optimizer",
-                "moments",
-                "group",
-                "ema",
-            ),
+            *("model", "batch_size", "grad_accum", "max_steps", "batch_size_schedule"),
+            *("seq_len", "max_len", "tokens", "document_mask", "freeze_layers", "freeze"),
+            *("lora_rank", "lora_targets", "dora", "optimizer", "moments", "group", "ema"),
             *("num_processes", "shard", "shard_group", "backend", "precision", "grad_checkpoint"),
-            "selective_checkpoint",
+            *("selective_checkpoint", "compile"),
             *("hardware", "memory", "tokens_per_second", "price_per_hour", "watts"),
             *("config", "set", "json"),
+        ),
+        (
+            Argument(
+                "found",
+                "Architecture to plan with, as with --model",
+                "[MODEL]",
+                required=False,
+                is_model=True,
+            ),
         ),
         overrides={
             "model": {"help": "Architecture: the name of a bundled model, a .mal file, or a run"},
             "num_processes": {"help": "Number of processes of the whole run"},
+            "max_len": {
+                "default_text": "sequences are planned, not pairs",
+                "help": "Plan hermes dpo, whose --batch-size counts pairs: maximum tokens of a "
+                "prompt with one completion",
+            },
             "set": {
                 "parameter": "",
                 "help": "Set a key of the architecture, such as model.num_layers=2; repeatable",
@@ -190,8 +197,6 @@ TOOL_COMMANDS: dict[str, CommandOptions] = {
                 "bundled model, or a .mal file",
             },
             "tokens": {
-                "type": str,
-                "default": None,
                 "default_text": "20 for each parameter",
                 "help": "Tokens of the whole run, such as 2B",
             },

@@ -50,7 +50,7 @@ class ChatCompletion:
         """The whole answer. Raises ApiError."""
         prompt, dropped = await self._encode()
         grammar = await self.form.compile(self.model)
-        texts = await gather_texts(self.model, self._make_requests(prompt, grammar))
+        texts = await gather_texts(self.model, await self._make_requests(prompt, grammar))
         choices = [self._describe(number, text) for number, text in enumerate(texts)]
         usage = count_usage([prompt], [len(text.choices) for text in texts])
         return {**self._begin(self.kind), "choices": choices, "usage": usage} | dropped
@@ -73,7 +73,7 @@ class ChatCompletion:
         """The answer in pieces. Raises ApiError."""
         prompt, dropped = await self._encode()
         grammar = await self.form.compile(self.model)
-        requests, tools = self._make_requests(prompt, grammar), self.form.callable
+        requests, tools = await self._make_requests(prompt, grammar), self.form.callable
         counts, held = [0] * len(requests), [""] * len(requests)
         begun = set[int]()
         async for number, piece in merge_streams(self.model, requests):
@@ -110,8 +110,8 @@ class ChatCompletion:
         prompt, dropped = await self.model.fit_chat(self.messages, tools, self.max_tokens)
         return prompt, {"dropped_messages": dropped} if dropped else {}
 
-    def _make_requests(self, prompt: list[int], grammar: Grammar | None) -> list[Any]:
-        endings, capacity = self.model.find_endings(), self.model.engine.capacity
+    async def _make_requests(self, prompt: list[int], grammar: Grammar | None) -> list[Any]:
+        endings, capacity = await self.model.find_endings(), self.model.engine.capacity
         # Without a limit an answer may be as long as the context has room for, or as all of it
         # where it may slide.
         room = capacity if self.settings.slides else max(capacity - len(prompt) + 1, 1)

@@ -66,6 +66,7 @@ class ServedModel:
         self.served = AsyncEngine(self.engine)
         self._rendering = asyncio.Lock()
         self._call_form: CallForm | None = None
+        self._endings: frozenset[int] | None = None
 
     def keep_rows(self) -> None:
         """Write what the engine has read to the folder that is given. Raises HermesError.
@@ -171,13 +172,13 @@ class ServedModel:
                 )
         return self._call_form
 
-    def find_endings(self) -> frozenset[int]:
+    async def find_endings(self) -> frozenset[int]:
         """The ids that end an answer. Raises ApiError where the template has none."""
-        assert self.encoder is not None, "a conversation was encoded with it"
-        try:
-            return self.tokenizer.stop_ids | {self.encoder.find_end_of_turn()}
-        except HermesError as error:
-            raise ApiError(400, str(error)) from None
+        if self._endings is None:
+            encoder = self._require_encoder()
+            ending = await self._render(encoder.find_end_of_turn)
+            self._endings = self.tokenizer.stop_ids | {ending}
+        return self._endings
 
     async def call(self, compute: Callable[[], T]) -> T:
         """Compute something with the model, between two steps of the engine. Raises ApiError."""

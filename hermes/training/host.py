@@ -35,6 +35,11 @@ def _tell_nothing(line: str) -> None:
     pass
 
 
+def _tell_warning(line: str) -> None:
+    if line.startswith("Warning: "):
+        print(line, file=sys.stderr, flush=True)
+
+
 @dataclass(frozen=True)
 class RunHost:
     """How a program such as the command line takes part in a run: its ranks and its callbacks.
@@ -87,7 +92,7 @@ def join_host(call: Call) -> Iterator[RunHost]:
     if call["verbose"] and call["quiet"]:
         raise HermesError("--verbose and --quiet are both given; keep one")
     progress = False if call["quiet"] else call["progress"]
-    tell = _choose_tell(progress, process_group)
+    tell = _choose_tell(progress, process_group, quiet=call["quiet"])
     host = RunHost(backend, options, process_group, tell=tell)
     shown = show_progress(progress if host.leads else False)
     command = call["on_finish"] if host.leads and not call["dry_run"] else ""
@@ -119,10 +124,17 @@ def make_options(values: Mapping[str, Any], backend: Backend) -> Options:
     )
 
 
-def _choose_tell(progress: bool | None, process_group: ProcessGroup) -> Callable[[str], None]:
-    """What shows a line to the user: standard error, where progress is shown, of rank 0."""
+def _choose_tell(
+    progress: bool | None, process_group: ProcessGroup, *, quiet: bool = False
+) -> Callable[[str], None]:
+    """What shows a line to the user: standard error, where progress is shown, of rank 0.
+
+    quiet: warnings alone.
+    """
     from hermes.training.progress_bar import can_draw_bar
 
+    if quiet and not process_group.rank_info.rank:
+        return _tell_warning
     if process_group.rank_info.rank or not (can_draw_bar() if progress is None else progress):
         return _tell_nothing
     return lambda line: print(line, file=sys.stderr, flush=True)

@@ -17,6 +17,7 @@ from hermes.options import OPTIONS, get_options
 from hermes.options.training_commands import TRAINING_COMMANDS
 from hermes.recipe import LossScaling, OptimizerRecipe, Recipe, flatten_recipe
 from hermes.size_schedule import find_size, parse_size_schedule
+from hermes.storage.addresses import expand_home
 from hermes.tracking.registry import find_trackers
 from hermes.training.host import RunHost
 from hermes.training.request import RowOptions, RunRequest
@@ -50,7 +51,7 @@ def list_files(call: Call) -> tuple[str, ...]:
     names = (data,) if isinstance(data, str | Path) else tuple(data)
     if not names:
         raise HermesError("no data: give data=FILE, a folder or a list of files")
-    return tuple(map(str, names))
+    return tuple(expand_home(str(name)) for name in names)
 
 
 def list_names(given: str | Path | Sequence[str | Path]) -> tuple[str, ...]:

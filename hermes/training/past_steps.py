@@ -72,11 +72,15 @@ class PastSteps:
         return not any(line["step"] == self.step and "val_loss" in line for line in self.metrics)
 
     def are_tasks_missing(self) -> bool:
-        """Whether tasks are due at the step that the run resumes from, and have no scores."""
+        """Whether tasks are due at the step that the run resumes from, and have no scores.
+
+        They are where it ended early, too.
+        """
         tasks = self.request.tasks
         if self.checkpoint is None or tasks is None:
             return False
-        if not is_due(self.step, tasks.every, self.parts.total_steps):
+        ended_early = self.restore_early_stopping().exhausted
+        if not ended_early and not is_due(self.step, tasks.every, self.parts.total_steps):
             return False
         return not any(line["step"] == self.step and has_scores(line) for line in self.metrics)
 

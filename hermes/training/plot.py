@@ -1,7 +1,9 @@
 """Curves of loss, as a PNG (matplotlib) and as text for a terminal. Imports both only when used."""
 
 import math
+import os
 import textwrap
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,8 +12,9 @@ from typing import Any
 from hermes.errors import HermesError
 from hermes.figures import make_figure, write_figure
 from hermes.training.metrics_file import read_metrics
+from hermes.training.run_yaml import list_handovers
 
-__all__ = ["Curve", "draw_png", "draw_text", "read_curve"]
+__all__ = ["Curve", "draw_png", "draw_text", "read_curves"]
 
 # Colours that colour-blind readers tell apart, light ones last, and markers besides.
 # Source: Okabe and Ito 2008, "Color Universal Design".
@@ -32,7 +35,8 @@ Point = tuple[float, float]
 class Curve:
     """A run's loss over its steps, in nats per token, and the steps at which something changed.
 
-    others: what else is drawn of a run, by its key in metrics.jsonl.
+    others: what else is drawn of a run, by its key in metrics.jsonl. unit: what the loss is of,
+    "token", or "pair" in preference training.
     """
 
     name: str
@@ -40,10 +44,21 @@ class Curve:
     val: list[Point] = field(default_factory=list)
     marks: list[tuple[float, str]] = field(default_factory=list)
     others: dict[str, list[Point]] = field(default_factory=dict)
+    unit: str = "token"
 
 
-def read_curve(run: Path, marks: Sequence[tuple[float, str]] = ()) -> Curve:
-    """What OUTPUT/metrics.jsonl says of the loss."""
+def read_curves(runs: Sequence[str | Path]) -> list[Curve]:
+    """What the metrics.jsonl of each run says; runs of one name have their folders' as given."""
+    # Not Path's own: of '.' that would be no name, and of '..' those dots.
+    names = [os.path.basename(os.path.abspath(run)) for run in runs]
+    count = Counter(names)
+    return [
+        _read_curve(Path(run), name if name and count[name] == 1 else str(run))
+        for run, name in zip(runs, names, strict=True)
+    ]
+
+
+def _read_curve(run: Path, name: str) -> Curve:
     records = read_metrics(run)
     train = [(r["step"], r["loss"]) for r in records if "loss" in r]
     val = [(r["step"], r["val_loss"]) for r in records if "val_loss" in r]
@@ -52,7 +67,19 @@ def read_curve(run: Path, marks: Sequence[tuple[float, str]] = ()) -> Curve:
     others = {
         key: [(r["step"], r[key]) for r in records if key in r and "loss" in r] for key in OTHERS
     }
-    return Curve(run.name, train, val, list(marks), others)
+    unit = "pair" if any("reward_margin" in record for record in records) else "token"
+    return Curve(name, train, val, [*list_handovers(run)], others, unit)
+
+
+def _describe_loss(curves: Sequence[Curve]) -> str:
+    """What the axis of losses is."""
+    return f"loss (nats per {' or '.join(sorted({one.unit for one in curves}, reverse=True))})"
+
+
+def _spell(name: str) -> str:
+    """A run's name as matplotlib shows it: a dollar begins no formula, and none is left out."""
+    text = name.replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
 
 
 def _smooth(points: Sequence[Point]) -> list[Point]:
@@ -86,20 +113,21 @@ def _draw_loss(axes: Any, curves: Sequence[Curve]) -> None:
     for index, one in enumerate(curves):
         colour, second = COLOURS[index % len(COLOURS)], COLOURS[(index + 1) % len(COLOURS)]
         marker = MARKERS[index % len(MARKERS)]
-        label = one.name if len(curves) > 1 else "training"
+        name = _spell(one.name)
+        label = name if len(curves) > 1 else "training"
         axes.plot(*zip(*one.train, strict=True), color=colour, alpha=0.25, linewidth=0.8)
         dot = marker if len(one.train) == 1 else None  # of a single step there is no line
         axes.plot(*zip(*_smooth(one.train), strict=True), marker=dot, color=colour, label=label)
         if one.val:
             (line,) = axes.plot(*zip(*one.val, strict=True), f"{marker}--", markersize=5)
             line.set_color(colour if len(curves) > 1 else second)
-            line.set_label(f"{one.name}, validation" if len(curves) > 1 else "validation")
+            line.set_label(f"{name}, validation" if len(curves) > 1 else "validation")
         for step, text in one.marks:
             whose = colour if len(curves) > 1 else "0.35"
             arrow = text.replace("->", "\N{RIGHTWARDS ARROW}")
             axes.axvline(step, color=whose, linestyle=":", linewidth=1.2)
             axes.annotate(
-                f"{one.name}: {arrow}" if len(curves) > 1 else arrow,
+                f"{name}: {arrow}" if len(curves) > 1 else arrow,
                 (step, 0.97 - 0.05 * index),
                 xycoords=("data", "axes fraction"),
                 xytext=(5, 0),
@@ -107,8 +135,8 @@ def _draw_loss(axes: Any, curves: Sequence[Curve]) -> None:
                 va="top",
                 color=whose,
             )
-    title = "Loss of " + ", ".join(one.name for one in curves)
-    axes.set(xlabel="step", ylabel="loss (nats per token)", title=textwrap.shorten(title, 90))
+    title = textwrap.shorten("Loss of " + ", ".join(one.name for one in curves), 90)
+    axes.set(xlabel="step", ylabel=_describe_loss(curves), title=_spell(title))
     _style(axes)
     axes.legend(frameon=False)
 
@@ -216,7 +244,7 @@ def draw_text(one: Curve, *, width: int = 72, height: int = 16, braille: bool = 
     ticks = {
         round(share * (len(rows) - 1)): high - share * rise for share in (0, 0.25, 0.5, 0.75, 1)
     }
-    lines = ["loss (nats per token)" + ("; o is validation" if one.val else "")]
+    lines = [_describe_loss([one]) + ("; o is validation" if one.val else "")]
     for index, row in enumerate(rows):
         tick = f"{ticks[index]:{margin - 1}.3f}" if index in ticks else " " * (margin - 1)
         lines.append(f"{tick} |{row}".rstrip())

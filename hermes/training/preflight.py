@@ -1,6 +1,7 @@
 """What is looked at before a run begins: memory for its model, and disk for its checkpoints."""
 
 import dataclasses
+import math
 from pathlib import Path
 
 from hermes.checkpoint import RetentionPolicy, count_checkpoint_bytes
@@ -70,9 +71,19 @@ def fit_batch(request: RunRequest, spec: ModelSpec, recipe: Recipe) -> tuple[Rec
             "leave it out and choose --batch-size"
         )
     room = int(MARGIN * _count_share(request, free))
-    largest = find_largest_batch(spec, recipe, placement, room)
-    largest = -int(request.process_group.all_reduce_max(-largest))
+
+    def find_largest(grad_accum: int) -> int:
+        """The largest micro-batch that fits in every rank: several of them keep a sum besides."""
+        one = dataclasses.replace(recipe, grad_accum=grad_accum)
+        largest = find_largest_batch(spec, one, placement, room)
+        return -int(request.process_group.all_reduce_max(-largest))
+
     samples = recipe.batch_size * recipe.grad_accum
+    largest = 0 if request.gradient_noise_scale else find_largest(1)
+    if largest < samples:
+        largest = find_largest(2)
+    if request.gradient_noise_scale:  # which compares micro-batches
+        largest = min(largest, max(samples // 2, 1))
     sizes = range(1, min(max(largest, 1), samples) + 1)
     size = max(one for one in sizes if samples % one == 0)
     found = dataclasses.replace(recipe, batch_size=size, grad_accum=samples // size)
@@ -87,18 +98,20 @@ def _find_placement(request: RunRequest) -> Placement | None:
     options, rank_info = request.options, request.process_group.rank_info
     if request.backend.name not in ("torch", "mlx") or options.precision not in BYTES_OF:
         return None
-    if options.selective_checkpoint and request.backend.name == "mlx":
-        return None  # which the backend refuses, in its own words
-    return Placement(
-        request.backend.name,
-        "cpu" if request.device.startswith("cpu") else request.device,
-        options.precision,
-        options.grad_checkpoint,
-        rank_info.world_size,
-        options.shard,
-        options.shard_group,
-        options.selective_checkpoint,
-    )
+    try:
+        return Placement(
+            request.backend.name,
+            "cpu" if request.device.startswith("cpu") else request.device,
+            options.precision,
+            options.grad_checkpoint,
+            rank_info.world_size,
+            options.shard,
+            options.shard_group,
+            options.selective_checkpoint,
+            options.compile,
+        )
+    except HermesError:
+        return None  # the backend refuses it, in its own words
 
 
 def _count_share(request: RunRequest, free: FreeMemory) -> int:
@@ -140,14 +153,21 @@ def count_kept_checkpoints(keep: RetentionPolicy, step: int, total: int, every: 
 
     step: steps done. total: of the run. every: steps between two saves, 0 for the last alone.
     """
-    steps = {total, *(range(step - step % every + every, total + 1, every) if every else ())}
-    written = len({one for one in steps if one > step})
+    if step >= total:
+        return 0
+    is_extra = not every or total % every > 0  # the last, which is saved whatever its number
+
+    def count_multiples(number: int) -> int:
+        return total // number - step // number
+
+    written = (count_multiples(every) if every else 0) + is_extra
     if keep.everything:
         return written
     last = 2 if keep.last is None else keep.last
     kept = last + (keep.best is not None)
     if keep.every is not None:
-        kept += len({one for one in steps if one > step and one % keep.every == 0})
+        kept += count_multiples(math.lcm(every, keep.every)) if every else 0
+        kept += is_extra and total % keep.every == 0
     return min(written, kept + 1)  # the newest is whole before an older one is deleted
 
 
@@ -162,7 +182,7 @@ def check_disk(
     one = count_checkpoint_bytes(spec, recipe, request.options.precision)
     folder = _find_existing(request.output)
     needed, free = count * one, count_free_bytes(folder)
-    if not count or free >= 2 * needed:
+    if not count or free is None or free >= 2 * needed:
         return []
     found = (
         f"{format_count(count, 'checkpoints')} of {format_with_unit(one, 'B')} "

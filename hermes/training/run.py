@@ -76,11 +76,12 @@ class Run:
         self._are_tasks_missing = past.are_tasks_missing()
         self.early_stopping = past.restore_early_stopping()
         self._guard, self._noise = past.restore_guard(), past.restore_noise()
-        self.finished = self.early_stopping.exhausted or (
-            self.position.step >= self.total_steps
-            and not (self._is_evaluation_missing or self._are_tasks_missing)
+        has_ended = self.early_stopping.exhausted or (
+            self.position.step >= self.total_steps and not self._is_evaluation_missing
         )
+        self.finished = has_ended and not self._are_tasks_missing
         self.notes = (*notes, *self.components.notes, *past.warn_odd_lines())
+        self.notes += lock.notes if lock is not None else ()
         if not self.finished:
             self.notes += (*past.warn_lost_metrics(), *describe_precision(request))
             self.notes += describe_attention(request, self.components)
@@ -268,7 +269,7 @@ def _open_on_rank(request: RunRequest) -> Run:
     if request.process_group.rank_info.rank > 0:  # rank 0 locks the folder for all
         return Run(request, None)
     check_output(request.output, resume=request.resume)
-    lock = RunLock(request.output)
+    lock = RunLock(request.output, required=False)
     try:
         return Run(request, lock)
     except BaseException:

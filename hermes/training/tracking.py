@@ -6,7 +6,7 @@ from pathlib import Path
 from hermes.numerics.params import count_parameters
 from hermes.recipe import flatten_recipe
 from hermes.tracking.delivery import TrackerDelivery
-from hermes.tracking.tracker import TrackedRun
+from hermes.tracking.tracker import TrackedRun, name_curves
 from hermes.training.events import (
     Evaluation,
     Event,
@@ -23,9 +23,10 @@ from hermes.training.events import (
 from hermes.training.metrics_file import read_metrics
 from hermes.training.run import Run
 from hermes.training.samples import read_samples
-from hermes.training.task_rounds import has_scores
 
-__all__ = ["deliver", "open_trackers"]
+__all__ = ["deliver", "find_logged_steps", "open_trackers"]
+
+KINDS = ("train", "val", "task", "text")
 
 
 def open_trackers(run: Run, tell: Callable[[str], None]) -> TrackerDelivery:
@@ -45,7 +46,7 @@ def open_trackers(run: Run, tell: Callable[[str], None]) -> TrackerDelivery:
         run.position.step,
         _collect_settings(run),
     )
-    logged = _find_logged_steps(request.output) if run.position.step else {}
+    logged = find_logged_steps(request.output) if run.position.step else {}
     return TrackerDelivery(request.trackers, described, logged, tell)
 
 
@@ -78,15 +79,19 @@ def _collect_settings(run: Run) -> dict[str, object]:
     }
 
 
-def _find_logged_steps(output: Path) -> dict[str, int]:
-    """The last step of each kind in the run's metrics, as trackers were told of them."""
+def find_logged_steps(output: Path) -> dict[str, int]:
+    """The last step of each kind ('train', 'val', ...) that a run's trackers were told of.
+
+    Of steps that a rollback took back, trackers have been told, too.
+    """
     if not (output / "metrics.jsonl").is_file():
         return {}
-    records = read_metrics(output, skip_odd=True)
-    kinds = {"train": "loss", "val": "val_loss"}
-    steps = {
-        kind: max((int(line["step"]) for line in records if key in line), default=0)
-        for kind, key in kinds.items()
-    }
-    steps["task"] = max((int(line["step"]) for line in records if has_scores(line)), default=0)
-    return steps | {"text": max((sample["step"] for sample in read_samples(output)), default=0)}
+    found = {"text": max((sample["step"] for sample in read_samples(output)), default=0)}
+    taken_back = 0
+    for line in read_metrics(output, skip_odd=True):
+        if "rolled_back_from" in line:
+            taken_back = max(taken_back, int(line["rolled_back_from"]) - 1)
+            continue
+        for kind in {name.split("/")[0] for name in name_curves(line)}:
+            found[kind] = max(int(line["step"]), found.get(kind, 0))
+    return {kind: max(found.get(kind, 0), taken_back) for kind in KINDS}

@@ -2,13 +2,13 @@
 
 import os
 import signal
-import time
 from pathlib import Path
 
 import pytest
 
 from hermes_cli.launch.compilers import is_compiler
 from tests.cli.support import TRAIN, process
+from tests.waiting import wait_until
 
 # In the place of g++: it says that it works, and then works for longer than anybody waits.
 WORKS = """#!/bin/sh
@@ -60,9 +60,7 @@ def train(here, when, *more):
     }
     options = ("--backend", "mlx", "--device", "cpu", "--compile", "--log-every", 1)
     running = process(*TRAIN, *options, *more, environment=environment)
-    while not pid.exists() and running.poll() is None:
-        time.sleep(0.05)
-    assert running.poll() is None, running.communicate()[1]
+    wait_until(pid.exists, 300, running)
     return running, int(pid.read_text())
 
 

@@ -1,6 +1,8 @@
 """A plan of a run from Python and from the command line."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -47,6 +49,19 @@ def test_what_a_maker_does_not_publish_is_not_guessed():
         ({"num_processes": 0}, "num_processes must be at least 1, got 0"),
         ({"backend": "numpy"}, "backend 'numpy' does not train"),
         ({"memory": -1.0}, "memory must be at least 0, got -1"),
+        ({"tokens": "2 billion"}, "tokens is '2 billion'; expected a count above 0, such as 100M"),
+        ({"tokens": 1e6, "max_steps": 3}, "tokens and max_steps are both given; keep one"),
+        ({"seq_len": 8, "max_len": 8}, "seq_len and max_len, which is of pairs, are both given"),
+        ({"max_len": 0}, "max_len must be at least 1, got 0"),
+        ({"max_len": 300}, "max_len is 300, more than the model's max_seq_len 256; choose a"),
+        ({"batch_size_schedule": "4"}, "batch_size_schedule is '4'; it must be STEP:SIZE"),
+        ({"shard": "half"}, "shard is 'half'; it must be one of full, optimizer"),
+        ({"shard": "full"}, "splits a model over several processes, and the plan is for one; give"),
+        ({"shard": "full", "num_processes": 4, "shard_group": 3}, "and divide the 4 processes"),
+        ({"shard": "full", "num_processes": 4, "shard_group": 0}, "shard_group is 0; it must be"),
+        ({"shard": "full", "num_processes": 4, "shard_group": 1}, "shard_group is 1; it must be"),
+        ({"backend": "mlx", "shard": "full"}, "whole in every process; leave shard out, or choose"),
+        ({"hardware": "m3-max", "precision": "fp64"}, "mlx computes in float64 on CPUs alone"),
     ],
 )
 def test_a_mistake_is_one_sentence(arguments, message):
@@ -98,6 +113,56 @@ def test_the_optimizer_is_planned_as_it_is_given(call, tmp_path):
     assert said.startswith("Error: group 'head.*' matches no tensor that is trained")
 
 
+def test_what_a_run_yaml_says_of_its_length_batches_and_frozen_tensors_is_planned(call, tmp_path):
+    def plan(text, *line):
+        (tmp_path / "r.yaml").write_text(f"model: nano\nseq_len: 64\n{text}")
+        words = ["plan", "--config", str(tmp_path / "r.yaml"), "--backend", "torch", "--json"]
+        code, out, err = call(*words, *line)
+        assert code == 0, err
+        return json.loads(out)
+
+    found = plan("batch_size: 4\ntrain_tokens: 10000\nmax_steps: 0\n")
+    assert (found["steps"], found["tokens"]) == (40, 40 * 256)  # 10,000 / 256, rounded up
+    found = plan("batch_size: 4\ntrain_tokens: 0\nmax_steps: 3\n")
+    assert (found["steps"], found["tokens"]) == (3, 3 * 256)
+    assert plan("train_tokens: 10000\n", "--tokens", "20K")["tokens"] >= 20_000
+    # Memory is that of the largest batch, and each step takes its own.
+    grown = plan("batch_size: 2\nbatch_size_schedule: 10:8\nmax_steps: 15\n")
+    assert grown["memory"] == plan("batch_size: 8\n")["memory"]
+    assert grown["tokens"] == (10 * 2 + 5 * 8) * 64
+    assert plan("batch_size_schedule: 0:2,10:8\n", "--tokens", "3840")["steps"] == 15
+    frozen = plan("freeze: ['model.embed_tokens.*', 'model.layers.0.*']\n")
+    assert frozen["trained"] == plan("freeze_layers: 1\n")["trained"] < frozen["parameters"]
+    adapted = [plan(f"lora_rank: 4\n{more}")["trained"] for more in
+               ("lora_targets: all\n", "lora_targets: q_proj\n", "dora: true\n")]  # fmt: skip
+    assert adapted[1] < adapted[0] < adapted[2]
+
+
+def test_a_dpo_run_is_planned_by_pairs(call, tmp_path):
+    (tmp_path / "r.yaml").write_text("max_len: 64\nbatch_size: 4\nloss: ipo\nmax_steps: 2\n")
+    line = ["plan", "--config", str(tmp_path / "r.yaml"), "--model", "nano", "--backend", "torch"]
+    found = json.loads(call(*line, "--json")[1])
+    assert found["memory"]["activations"] == pytest.approx(
+        hermes.plan("nano", batch_size=8, seq_len=64, backend="torch").memory.activations, rel=0.1
+    )
+    assert (found["seq_len"], found["tokens"]) == (64, 2 * 8 * 64)
+
+
+def test_a_plan_loads_no_framework():
+    code = "import sys, hermes\nhermes.plan('nano')\nprint({'torch', 'mlx'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+def test_what_costs_little_has_digits():
+    found = hermes.plan(
+        "nano", max_steps=10, tokens_per_second=1e5, watts=70, price_per_hour=2, backend="torch",
+        memory=1,
+    )  # fmt: skip
+    rows = dict(line.split(maxsplit=1) for line in repr(found).splitlines() if "  " in line)
+    assert (rows["energy"], rows["price"]) == ("1.6e-05 kWh", "0.00046")
+
+
 @pytest.mark.parametrize(
     ("tokens", "speed", "said"),
     [
@@ -114,3 +179,25 @@ def test_a_short_run_has_digits_of_its_time_and_a_slow_one_of_its_speed(tokens, 
     assert said in repr(found)
     assert "speed  0 tokens" not in " ".join(repr(found).split())
     assert ("0.25 tokens/s" in repr(found)) is (speed < 1)
+
+
+def test_attention_is_planned_as_it_runs_with_and_without_the_compiler(call, tmp_path):
+    """GPT-2's dropout has a kernel that is compiled; without it each layer keeps its weights."""
+
+    def plan(*line):
+        given = ["--model", "gpt2-small", "--hardware", "h200", "--batch-size", "4", *line]
+        code, out, err = call("plan", *given)
+        assert code == 0, err
+        return out
+
+    assert "every query and key" not in plan()
+    assert ", with a tensor of every query and key in 12 layers" in plan("--no-compile")
+    fused, unfused = (json.loads(plan("--json", *line)) for line in ([], ["--no-compile"]))
+    scores = 4 * 12 * 256 * 256  # B, H, T, T
+    more = unfused["memory"]["activations"] - fused["memory"]["activations"]
+    assert more > 12 * scores * 4
+    assert (fused["unfused_layers"], unfused["unfused_layers"]) == (0, 12)
+    file = tmp_path / "run.yaml"
+    file.write_text("model: gpt2-small\ncompile: false\n")
+    code, out, _ = call("plan", "--config", str(file), "--hardware", "h200")
+    assert "12 layers" in out

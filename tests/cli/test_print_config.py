@@ -79,6 +79,8 @@ def test_an_option_of_another_tool_is_known(capsys, typed, found):
         ("optimizer.learning_rate=3", "hermes calls it 'lr'"),
         ("optimizer.lr=3", "hermes calls it 'lr'"),
         ("beta2=0.9", "hermes calls it 'optimizer.beta2'"),
+        ("optimizer.type=muon", "hermes calls it 'optimizer.name'"),
+        ("lr_scheduler.type=cosine", "hermes calls it 'schedule'"),
         ("optimizer.beta3=0.9", "did you mean 'optimizer.beta"),
     ],
 )

@@ -149,6 +149,31 @@ def test_every_device_has_its_datasheet():
     assert all(name in get_options("plan")["hardware"].help for name in BY_SHORT_NAME)
 
 
+def test_a_model_of_any_path_is_quoted_where_yaml_needs_it(call, tmp_path):
+    folder = tmp_path / "a: b #c"
+    folder.mkdir()
+    (folder / "m.mal").write_text(mal.dumps(mal.load("nano")), encoding="utf-8")
+    file = tmp_path / "r.yaml"
+    line = ["recipe", "--tokens", "1M", "--output", str(file), "--memory", "2", "--model"]
+    assert call(*line, str(folder / "m.mal"))[0] == 0
+    assert read_text_mapping(file)["model"] == str(folder / "m.mal")
+    assert call(*line, "nano")[0] == 0
+    assert "\nmodel: nano\n" in file.read_text()
+
+
+def test_a_step_of_less_than_a_sequence_is_not_called_the_rules(call):
+    line = ["recipe", "--params", "1M", "--vocab-size", "280", "--memory", "2", "--device", "cpu"]
+    for length, said in (("1024", "1,024 tokens a step, one sequence, more than 0.2920 C^0.3271"),
+                         ("256", "256 tokens a step, 0.2920 C^0.3271")):  # fmt: skip
+        assert said in call(*line, "--tokens", "300", "--seq-len", length)[1]
+
+
+def test_a_short_run_has_digits_of_its_time(call):
+    code, out, _ = call("recipe", *TINY, "--device", "h200")
+    assert code == 0
+    assert re.search(r"# time: [\d.]*[1-9]\S* seconds at 35% of the h200's peak", out)
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -159,6 +184,12 @@ def test_every_device_has_its_datasheet():
         (["--depth", "2", "--optimizer", "lion"], "no rule for the learning rate of 'lion'"),
         (["--model", "nano", "--seq-len", "512"], "--seq-len is 512, more than the model's"),
         (["--depth", "2", "--num-processes", "0"], "--num-processes must be at least 1, got 0"),
+        (
+            ["--depth", "12", "--device", "h200", "--num-processes", "1000000"],
+            "processes; choose at most --num-processes 241",
+        ),
+        (["--depth", "2", "--seq-len", "0"], "--seq-len must be at least 1, got 0"),
+        (["--model", "nano", "--seq-len", "-1"], "--seq-len must be at least 1, got -1"),
     ],
 )
 def test_a_mistake_is_one_sentence(line, message, call):

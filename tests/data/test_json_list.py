@@ -10,6 +10,9 @@ from hermes.data import files
 from hermes.data.json_list import read_json_list
 from hermes.data.records import read_records
 from hermes.errors import DataError
+from hermes.storage.plain_json import DuplicateKeyError, build_object
+
+TWICE = "a key"
 
 
 def draw_value(draw, depth=0):
@@ -44,13 +47,17 @@ def read(parts):
         return list(read_json_list(parts, "f.json")), None
     except DataError as error:
         found = str(error).split(":")
+        if "is given twice" in str(error):
+            return None, TWICE
         return None, (found[1], found[2])
 
 
 def read_whole(text):
     """As `read`, all at once, by Python's json."""
     try:
-        return json.loads(text), None
+        return json.loads(text, object_pairs_hook=build_object), None
+    except DuplicateKeyError:
+        return None, TWICE
     except json.JSONDecodeError as error:
         before = text[: min(error.pos, len(text.rstrip()))]
         return None, (str(before.count("\n") + 1), str(len(before) - before.rfind("\n")))

@@ -1,5 +1,6 @@
 """Before a run: memory for its model, disk for its checkpoints, and a dry run."""
 
+import itertools
 import re
 import shlex
 import subprocess
@@ -13,6 +14,7 @@ from hermes.errors import HermesError, OutOfMemory, StorageError, explain_exhaus
 from hermes.model_info import fitting
 from hermes.model_info.cost import compute_cost
 from hermes.model_info.memory import HostMemory, count_training_bytes, read_host_memory
+from hermes.model_info.training_memory import Placement, plan_memory
 from hermes.numerics.params import list_parameters
 from hermes.recipe import Lora, Recipe
 from hermes.training import preflight
@@ -122,6 +124,26 @@ def test_a_checkpoint_has_the_size_that_is_expected(go):
 def test_retention_counts(keep, every, count):
     assert count_kept_checkpoints(keep, 0, 100, every) == count
     assert count_kept_checkpoints(keep, 100, 100, every) == 0
+
+
+@pytest.mark.parametrize(
+    "keep", [RetentionPolicy(), RetentionPolicy(every=4), RetentionPolicy(last=2, every=6)]
+)
+def test_retention_counts_what_a_list_of_the_steps_has(keep):
+    for step, total, every in itertools.product((0, 1, 5, 12), (3, 12, 13, 24), (0, 1, 5, 6)):
+        steps = {one for one in range(step + 1, total + 1) if every and one % every == 0}
+        steps |= {total} if total > step else set()
+        expected = len(steps)
+        if not keep.everything and steps:
+            last = 2 if keep.last is None else keep.last
+            expected = min(expected, last + sum(one % keep.every == 0 for one in steps) + 1)
+        assert count_kept_checkpoints(keep, step, total, every) == expected
+
+
+def test_a_run_without_end_is_counted_at_once():
+    """As many numbers as steps would take all memory."""
+    assert count_kept_checkpoints(RetentionPolicy(), 0, 10**15, 1) == 10**15
+    assert count_kept_checkpoints(RetentionPolicy(last=1, every=10**9), 0, 10**15, 1) == 10**6 + 2
 
 
 def test_a_disk_too_small_for_the_checkpoints_is_said_before_training(go, free):
@@ -249,3 +271,28 @@ def test_auto_batch_keeps_the_samples_of_a_step_and_fits(go, memory):
     memory(10**12, 10**12)
     result = go(batch_size=4, grad_accum=3, max_steps=1, device="cpu", auto_batch=True)
     assert any("batch_size 12 x grad_accum 1 instead of 4 x 3" in note for note in result.notes)
+
+
+def test_auto_batch_counts_the_sum_of_micro_batches_and_leaves_two_to_compare(go, memory):
+    spec = mal.loads(SPEC.replace("300", "290"))
+    asked = {"batch_size": 48, "max_steps": 1, "device": "cpu", "dry_run": True, "seq_len": 16,
+             "auto_batch": True}  # fmt: skip
+
+    def choose(**more):
+        notes = go(**asked | more).notes
+        found = next(re.search(r"batch_size (\d+) x grad_accum (\d+) inst", one) for one in notes
+                     if " instead of " in one)  # fmt: skip
+        return tuple(map(int, found.groups()))
+
+    def plan(size, parts):
+        recipe = Recipe(batch_size=size, grad_accum=parts, seq_len=16)
+        return plan_memory(spec, recipe, Placement()).total
+
+    assert plan(24, 1) < plan(24, 2)
+    memory(10**9, int(plan(24, 1) / 0.9) + 10)  # for 24 sequences that are all of a step
+    size, parts = choose()
+    assert size * parts == 48
+    assert plan(size, parts) <= plan(24, 1)
+    memory(10**12, 10**12)
+    assert choose() == (48, 1)
+    assert choose(batch_size=24, grad_accum=2, gradient_noise_scale=True) == (24, 2)

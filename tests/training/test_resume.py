@@ -1,11 +1,9 @@
 """Going on with a run: to the bit, on the other backend, split otherwise; and what is refused."""
 
-import threading
-
 import numpy as np
 import pytest
 
-from hermes.checkpoint import Disk, list_steps
+from hermes.checkpoint import Disk, Saver, list_steps
 from hermes.errors import CheckpointError, HermesError, StorageError
 from hermes.interface import IGNORE
 from hermes.tokenizer import train_tokenizer
@@ -13,6 +11,7 @@ from hermes.training.metrics_file import read_metrics
 from hermes.training.run_yaml import list_handovers
 from tests.scenarios.handover import Handover
 from tests.training.support import SPEC, losses, tensors
+from tests.waiting import wait_until
 
 BACKENDS = ("torch", "mlx")
 
@@ -248,13 +247,21 @@ def test_a_hundred_updates_on_each_backend_are_two_hundred_on_either(
 
 def test_a_save_that_fails_stops_the_run_at_the_next_line_with_its_cause(go, monkeypatch):
     """And not at the next save, which may be hours away."""
-    failed = threading.Event()
+    savers, save = [], Saver.save
+
+    def remember(self, *given, **more):
+        savers.append(self)
+        return save(self, *given, **more)
+
+    def has_failed():
+        return savers and (savers[0]._pending is None or savers[0]._pending.done())
 
     def refuse(self, path):
-        failed.set()
         raise StorageError(f"cannot make folder {path}: disk quota exceeded")
 
+    monkeypatch.setattr(Saver, "save", remember)
     monkeypatch.setattr(Disk, "make_folder", refuse)
     with pytest.raises(StorageError, match="disk quota exceeded"):
-        go(save_every=5, max_steps=4_000, report=lambda event: event.step < 6 or failed.wait(10))
+        go(save_every=5, max_steps=4_000, 
+           report=lambda event: event.step < 6 or wait_until(has_failed))  # fmt: skip
     assert max(losses(go.folder / "run")) < 10

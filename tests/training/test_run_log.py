@@ -49,6 +49,19 @@ def test_a_log_file_has_every_step_also_of_a_quiet_run(folder, tmp_path, monkeyp
     capfd.readouterr()
 
 
+def test_warnings_are_shown_of_a_quiet_run_too(folder, tmp_path, monkeypatch, capfd):
+    words = ("--quiet", "--max-steps", "2", "--on-finish", "exit 3")
+    warning = "Warning: --on-finish ended with 3\n"
+    assert go(folder, monkeypatch, tmp_path / "run", *words) == 0
+    assert capfd.readouterr() == ("", warning)
+    hermes.train(
+        SPEC.replace("300", "290"), folder / "text.txt", tokenizer=folder / "tokenizer.json",
+        output=tmp_path / "python", max_steps=2, seq_len=16, quiet=True, on_finish="exit 3",
+        backend="torch",
+    )  # fmt: skip
+    assert capfd.readouterr() == ("", warning)
+
+
 def test_a_verbose_run_shows_every_step(folder, tmp_path, monkeypatch, capfd):
     assert go(folder, monkeypatch, tmp_path / "run", "--verbose") == 0
     shown = re.findall(r"step (\d+)/24  loss", capfd.readouterr().err)

@@ -35,6 +35,8 @@ def rates(total, **fields):
         ({"schedule": "points", "lr_points": (("0", "0"), ("2", "1"), ("100%", "0.4"))},
          [0, 0.5, 1, 0.8, 0.6]),
         ({"schedule": "points", "lr_points": (("3", "0.5"), ("1", "1"))}, [1, 1, 0.75, 0.5, 0.5]),
+        ({"schedule": "points", "lr_points": (("2", "1"), ("2", "0.1"))}, [1, 1, 0.1, 0.1, 0.1]),
+        ({"schedule": "points", "lr_points": (("2", "0.1"), ("40%", "1"))}, [0.1, 0.1, 1, 1, 1]),
     ],
     ids=str,
 )  # fmt: skip
@@ -58,7 +60,7 @@ def test_the_rate_of_each_step(fields, wanted):
         ({"warmup_steps": 3, "warmup_ratio": 0.1},
          "warmup_steps and warmup_ratio are both given; keep one"),
         ({"decay_shape": "square", "schedule": "wsd"},
-         "decay_shape must be linear, 1-sqrt, got 'square'"),
+         "decay_shape must be one of linear, 1-sqrt, got 'square'"),
     ],
     ids=str,
 )  # fmt: skip

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from hermes.errors import HermesError, PeerLost
+from hermes.errors import HermesError, Interrupted, PeerLost
 from hermes.tasks.rounds import name_scores
 from hermes.tasks.scores import TaskScore
 from hermes.tracking.tracker import name_curves
@@ -68,6 +68,29 @@ def two_batches(model, tokenizer, batch_size, go_on):
 def broken(model, tokenizer, batch_size, go_on):
     go_on()
     raise ValueError("no such\n  question")
+
+
+def interrupted(model, tokenizer, batch_size, go_on):
+    raise Interrupted("twice")
+
+
+def test_a_run_that_ended_early_is_evaluated_when_it_resumes(go, tmp_path, monkeypatch):
+    """It was interrupted behind the save of its last step, before its tasks."""
+    found = []
+
+    def train(score, **options):
+        monkeypatch.setattr("hermes.api.choose_rounds", lambda call: TaskRounds(0, score))
+        go(eval_every=1, patience=1, min_delta=100.0, save_every=0, report=found.append, **options)
+
+    with pytest.raises(Interrupted):
+        train(interrupted)
+    assert max(one.step for one in found) == 2
+    train(two_batches, resume=True)
+    scores = [one for one in found if isinstance(one, TaskScores)]
+    assert scores == [TaskScores(2, {"task/arc/acc": 0.5})]
+    train(two_batches, resume=True)  # nothing is left to do
+    assert max(one.step for one in found) == 2
+    assert [one for one in found if isinstance(one, TaskScores)] == scores
 
 
 def test_all_ranks_go_on_stop_and_fail_together():

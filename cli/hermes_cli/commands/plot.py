@@ -2,7 +2,6 @@
 
 import shutil
 import sys
-from pathlib import Path
 
 import click
 
@@ -23,12 +22,11 @@ def plot(runs: tuple[str, ...], png: str | None, no_png: bool) -> None:
     of them into a picture.
     """
     from hermes.api_watching import choose_picture
-    from hermes.training.plot import draw_png, draw_text, read_curve
-    from hermes.training.run_yaml import list_handovers
+    from hermes.training.plot import draw_png, draw_text, read_curves
 
     if no_png and png is not None:
         raise HermesError("--png and --no-png are both given; keep one")
-    curves = [read_curve(Path(run), list_handovers(Path(run))) for run in runs]
+    curves = read_curves(runs)
     width = min(shutil.get_terminal_size().columns, 100)
     for one in curves:
         if len(curves) > 1:

@@ -30,9 +30,9 @@ model quickstart {
   max_seq_len: 256
   hidden_size: 128
   num_layers: 4
-  block: {
-    attention: { num_heads: 4  num_kv_heads: 2  position_encoding: rope { theta: 10000 } }
-    ffn: { hidden_dim: 352  activation: swiglu }
+  block {
+    attention { num_heads: 4  num_kv_heads: 2  position_encoding: rope { theta: 10000 } }
+    ffn { hidden_dim: 352  activation: swiglu }
     norm: rmsnorm { eps: 1e-5 }
   }
   embeddings { tie_weights: true }
@@ -180,11 +180,10 @@ def _train(
 
 
 def _show_loss(output: Path) -> None:
-    from hermes.training.plot import draw_png, draw_text, read_curve
-    from hermes.training.run_yaml import list_handovers
+    from hermes.training.plot import draw_png, draw_text, read_curves
     from hermes_cli.commands.plot import can_show_braille
 
-    one = read_curve(output, list_handovers(output))
+    (one,) = read_curves([output])
     click.echo()
     click.echo(draw_text(one, width=76, braille=can_show_braille()))
     click.echo()

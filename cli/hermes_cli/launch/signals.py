@@ -54,6 +54,9 @@ class Signals:
     itself, as inside a long call that polls nothing; None for as long as it takes. words: what is
     said at the first signal, "" for nothing. last_words: what is said where the process ends
     itself. silent: another process says it. ends: called before the process ends itself.
+    on_overdue: called in a thread where a first signal's grace is over, before the process ends
+    itself, and given what says a line. It does not end where there is no grace any more; a second
+    signal does not wait.
     on_pending: called every half second while a signal is there and the process is, too. on_join:
     called once the other ranks are found. on_first_step: called once the first step is done.
 
@@ -69,13 +72,14 @@ class Signals:
         self.last_words = "Error: interrupted"
         self.silent = False
         self.ends: Callable[[], None] | None = None
+        self.on_overdue: Callable[[Callable[[str], None]], None] | None = None
         self.on_pending: Callable[[], None] = lambda: None
         self.on_join: Callable[[], None] = lambda: None
         self.on_first_step: Callable[[], None] = lambda: None
         self.number: int | None = None
         self._tell = tell
         self._came_at = self._called_at = self._raised_at = 0.0
-        self._raises = False
+        self._raises = self._was_overdue = False
         self._claimed = threading.Lock()
         self._code, self._finished = INTERRUPTED, False
         self._before: dict[int, Any] = {}
@@ -161,7 +165,7 @@ class Signals:
     def _watch(self) -> None:
         while True:
             if self._is_overdue():
-                self._end()
+                self._end_overdue()
             self._call_pending()
             # The grace may change meanwhile: training begins, or the first step is done.
             ready, _, _ = select.select([self._reader], [], [], POLL if self.has_come() else None)
@@ -184,7 +188,7 @@ class Signals:
     def _is_overdue(self) -> bool:
         """Whether a signal came so long ago that nobody seems to poll."""
         idle = self._finished or (self._raises and self.number == signal.SIGINT)
-        if not self.has_come() or idle or self.grace is None:
+        if not self.has_come() or idle or self.grace is None or self._was_overdue:
             return False
         return time.monotonic() >= self._came_at + self.grace
 
@@ -213,6 +217,20 @@ class Signals:
         time.sleep(POLL)
         if self._raises and self._raised_at < came_at - POLL:
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    def _end_overdue(self) -> None:
+        """End the process, behind what is to be done before, which a second signal cuts short."""
+        if self.on_overdue is None:
+            self._end()
+            return
+        before, self._was_overdue = self.on_overdue, True
+
+        def end() -> None:
+            before(_write_stderr)
+            if self.grace is not None:
+                self._end()
+
+        threading.Thread(target=end, name="overdue", daemon=True).start()
 
     def _end(self) -> None:
         """End the process from this thread, whatever the main thread is doing."""

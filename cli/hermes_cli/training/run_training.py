@@ -16,6 +16,7 @@ import hermes
 from hermes.distributed.agreement import all_or_none
 from hermes.distributed.environment import find_launcher, read_rank_info
 from hermes.errors import HermesError, Interrupted
+from hermes.options import OPTIONS
 from hermes.stages import hide_stages, report_stage
 from hermes.storage.temporary import TemporaryFolder
 from hermes_cli.display.run_summary import summarize_model, summarize_run
@@ -52,6 +53,8 @@ LORA = (
     *("lora_rank", "lora_alpha", "lora_dropout", "lora_targets", "lora_rslora", "dora"),
     "train_new_tokens",
 )
+# What `hermes train` has no use for where it starts from a model.
+OF_A_NEW_MODEL = ("train_tokenizer", "force_retrain_tokenizer", "vocab_size", "cooldown_from")
 # Of a resumed run these are its own where they are not given.
 RESUMED = (*RECIPE_FIELDS, *LORA, "model", "tokenizer", "template", "checkpoint")
 
@@ -69,9 +72,16 @@ def train_run(context: click.Context, /, **_: Any) -> None:
     from hermes_cli.training.hub_upload import push_model
 
     command = context.command.name or "train"
-    if command == "train" and context.params["checkpoint"]:
-        command = "finetune"  # a model to start from makes it what `hermes finetune` does
-    options = ResolvedOptions(context, model_config=command != "train")
+    # Of several processes the one that starts them sees the end of all, else rank 0.
+    rank_info = read_rank_info(os.environ)
+    leads = rank_info is None or (rank_info.rank == 0 and find_launcher(os.environ) is not None)
+    typed = context.params
+    trains = leads and not (typed["dry_run"] or typed["print_config"])
+    at_once = typed["on_finish"] if trains else ""
+    with FinishCommand(at_once, typed["output"], _tell, only_failed=True):
+        options = ResolvedOptions(context, model_config=bool(typed["checkpoint"]))
+    if command == "train" and _is_tuning(options, typed["checkpoint"]):
+        command = "finetune"
     if options["print_config"]:
         click.echo(render_config(options))
         return
@@ -79,17 +89,16 @@ def train_run(context: click.Context, /, **_: Any) -> None:
         raise HermesError("--verbose and --quiet are both given; keep one")
     if options["quiet"]:
         context.with_resource(hide_stages())
-    tell = _keep_quiet if options["quiet"] else _tell
-    # Of several processes the one that starts them sees the end of all, else rank 0.
-    rank_info = read_rank_info(os.environ)
-    leads = rank_info is None or (rank_info.rank == 0 and find_launcher(os.environ) is not None)
+    tell = _tell_warning if options["quiet"] else _tell
     at_end = options["on_finish"] if leads and not options["dry_run"] else ""
-    with FinishCommand(at_end, options["output"], tell):
+    signals: Signals = context.find_root().obj.signals
+    finish = FinishCommand(at_end, options["output"], tell, lambda: _let_finish(signals))
+    signals.on_overdue = finish.run_stopped if at_end else None
+    with finish:
         output = Path(options["output"])
         push = read_push(options["push_to_hub"], options["push_every_save"])
         function: Callable[..., TrainResult] = getattr(hermes, command)
         _check(options, command, function)
-        signals: Signals = context.find_root().obj.signals
         if start_workers(context, options, signals, STOPPING):
             return
         backend = find_launched_backend(options["backend"], os.environ)
@@ -137,8 +146,23 @@ def _tell(line: str) -> None:
     click.echo(line, err=True)
 
 
+def _tell_warning(line: str) -> None:
+    """Say what --quiet lets through."""
+    if line.startswith("Warning: "):
+        _tell(line)
+
+
 def _keep_quiet(line: str) -> None:
     pass
+
+
+def _let_finish(signals: Signals) -> None:
+    """Let --on-finish take its time where a signal has ended the run; a second one cuts it short.
+
+    In a run that has ended, the first one does.
+    """
+    if signals.has_come():
+        signals.grace = None
 
 
 def _check(options: ResolvedOptions, command: str, function: "Callable[..., TrainResult]") -> None:
@@ -179,10 +203,34 @@ def _read_arguments(
     if command == "train":
         given |= _read_model(options)
     else:
-        given["config"] = options.model_config
+        given["config"] = options.model_config or _find_named_model(options)
     for name in ("push_to_hub", "push_every_save"):  # this command's own uploads do it
         given.pop(name, None)
     return given | {"data": data}
+
+
+def _is_tuning(options: ResolvedOptions, typed: str | None) -> bool:
+    """Whether `hermes train` has a model to start from, which makes it what finetune does.
+
+    Raises HermesError for what only a new model has.
+    """
+    if not typed and (options.is_resumed or not options["checkpoint"]):
+        return False
+    for name in OF_A_NEW_MODEL:
+        if options.sources[name] == COMMAND_LINE:
+            flag = f"--{name.replace('_', '-')}"
+            raise HermesError(f"{flag} belongs to a new model; leave --checkpoint out")
+    return True
+
+
+def _find_named_model(options: ResolvedOptions) -> str | None:
+    """The architecture of a model to start from that `hermes train --model` names, else None.
+
+    A run.yaml has the option's default where it was not given.
+    """
+    name: str | None = options.values.get("model")
+    is_typed = options.sources.get("model") == COMMAND_LINE
+    return name if is_typed or name != OPTIONS["model"].default else None
 
 
 def _has_meaning(options: ResolvedOptions, name: str) -> bool:
