@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hermes.arguments import Call
+from hermes.chat_templates.template import choose_template, parse_template_args
 from hermes.checkpoint import RetentionPolicy, locate
 from hermes.data.bad_records import BadRecords
 from hermes.data.file_names import require_present
@@ -23,6 +24,7 @@ from hermes.recipe import Recipe, replace_fields
 from hermes.spec import ModelSpec
 from hermes.tracking.registry import find_trackers
 from hermes.training.early_stopping import EarlyStopping
+from hermes.training.hub_upload import read_push
 from hermes.training.nonfinite import NonFinitePolicy
 from hermes.training.options import (
     ROW_OPTIONS,
@@ -78,6 +80,8 @@ def _check_names(call: Call) -> None:
         require_model_present(call["checkpoint"])
     if (stable := call.values.get("cooldown_from")) and not Path(stable).exists():
         locate(Path(stable))
+    if (template := call.values.get("template")) and not Path(template).exists():
+        choose_template(None, file=template, default="")
     given = call["tokenizer"]
     named = isinstance(given, str | Path) and parse_hub_name(given) is None
     if named and not _has_new_tokenizer(call) and not Path(given).exists():
@@ -121,6 +125,8 @@ def _check_values(call: Call) -> None:
     NonFinitePolicy.parse(call["on_nonfinite"])
     SpikePolicy.parse(call["on_spike"], call["spike_sigma"], call["spike_window"])
     choose_samples(call)
+    parse_template_args(call.values.get("template_arg", ()))
+    read_push(call["push_to_hub"], call["push_every_save"])
     find_trackers(list_names(call["track"]))
 
 
