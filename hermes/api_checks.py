@@ -8,13 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hermes.arguments import Call
+from hermes.chat_templates.template import choose_template, parse_template_args
 from hermes.checkpoint import RetentionPolicy, locate
 from hermes.data.bad_records import BadRecords
 from hermes.data.file_names import require_present
 from hermes.data.files import STANDARD_INPUT, find_format
 from hermes.data.mixture import strip_weights
 from hermes.errors import HermesError
-from hermes.finetuning.options import check_length, is_resuming, make_lora
+from hermes.finetuning.options import apply_run_settings, check_length, is_resuming, make_lora
 from hermes.interop.architecture import read_architecture
 from hermes.interop.hub import load_tokenizer, parse_hub_name, require_model_present
 from hermes.model_info.devices import require_precision
@@ -23,8 +24,10 @@ from hermes.recipe import Recipe, replace_fields
 from hermes.spec import ModelSpec
 from hermes.tracking.registry import find_trackers
 from hermes.training.early_stopping import EarlyStopping
+from hermes.training.hub_upload import read_push
 from hermes.training.nonfinite import NonFinitePolicy
 from hermes.training.options import (
+    ROW_OPTIONS,
     choose_samples,
     list_files,
     list_names,
@@ -54,9 +57,10 @@ def check_training_call(
     if not is_command:
         check_vocab_size(call)
     _check_values(call)
-    _check_names(call)
     if not _is_continued(call):
         _check_recipe(call, edits or {})
+    _check_names(call)
+    if not _is_continued(call):
         _require_tokenizer(call)
 
 
@@ -76,6 +80,8 @@ def _check_names(call: Call) -> None:
         require_model_present(call["checkpoint"])
     if (stable := call.values.get("cooldown_from")) and not Path(stable).exists():
         locate(Path(stable))
+    if (template := call.values.get("template")) and not Path(template).exists():
+        choose_template(None, file=template, default="")
     given = call["tokenizer"]
     named = isinstance(given, str | Path) and parse_hub_name(given) is None
     if named and not _has_new_tokenizer(call) and not Path(given).exists():
@@ -109,7 +115,7 @@ def _is_continued(call: Call) -> bool:
 def _check_values(call: Call) -> None:
     if "text_field" in call.values:
         make_text_format(call)
-        make_row_options(call)
+        make_row_options(apply_run_settings(call, *ROW_OPTIONS))
     BadRecords(call["max_bad_records"])  # also where no record is left out
     require_precision(call["precision"])
     check_log_every(call["log_every"])
@@ -119,6 +125,8 @@ def _check_values(call: Call) -> None:
     NonFinitePolicy.parse(call["on_nonfinite"])
     SpikePolicy.parse(call["on_spike"], call["spike_sigma"], call["spike_window"])
     choose_samples(call)
+    parse_template_args(call.values.get("template_arg", ()))
+    read_push(call["push_to_hub"], call["push_every_save"])
     find_trackers(list_names(call["track"]))
 
 

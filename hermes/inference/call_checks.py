@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hermes.errors import HermesError
 from hermes.inference.prompts_file import read_prompt_records
 from hermes.inference.sampling_options import SAMPLING_OPTIONS, make_sampling
 
@@ -23,8 +24,11 @@ def check_sampling(arguments: Mapping[str, Any]) -> None:
 
 
 def check_generation(arguments: Mapping[str, Any]) -> None:
-    """Refuse wrong sampling, and a file of prompts that is not there. Raises HermesError."""
+    """Refuse wrong settings, and a file of prompts that is not there. Raises HermesError."""
     check_sampling(arguments)
+    least = 0 if arguments["echo"] else 1  # with echo a given text is scored
+    if arguments["max_tokens"] < least:
+        raise HermesError(f"max_tokens must be at least {least}, got {arguments['max_tokens']}")
     prompts = arguments["prompts"]
     if prompts is not None and not Path(prompts).exists():
         read_prompt_records(Path(prompts))
