@@ -54,8 +54,9 @@ class Signals:
     itself, as inside a long call that polls nothing; None for as long as it takes. words: what is
     said at the first signal, "" for nothing. last_words: what is said where the process ends
     itself. silent: another process says it. ends: called before the process ends itself.
-    on_pending: called every half second while a signal is there and the process is, too. on_join:
-    called once the other ranks are found. on_first_step: called once the first step is done.
+    on_pending: called every half second while a signal is there and the process is, too, and more
+    often while it only waits for its threads to end. on_join: called once the other ranks are
+    found. on_first_step: called once the first step is done.
 
     Outside the block nothing comes, unless `finish` was called in it: then the program ends, and a
     signal while Python ends ends it with that code, and not with a traceback. SIGHUP stays ignored
@@ -117,6 +118,8 @@ class Signals:
         """All is done, with that exit code: a signal from here on ends the process with it."""
         self.claim_last_words()
         self._code, self._finished = code, True
+        if self.has_come():
+            self.on_pending()
 
     def __enter__(self) -> "Signals":
         self._reader, self._writer = os.pipe()
@@ -175,9 +178,10 @@ class Signals:
                 self._take(number)
 
     def _call_pending(self) -> None:
-        if self._finished or not self.has_come():
+        if not self.has_come():
             return
-        if time.monotonic() >= self._called_at + PENDING:
+        # Python waits at its end for threads that torch has given several compilers each.
+        if time.monotonic() >= self._called_at + (POLL if self._finished else PENDING):
             self.on_pending()
             self._called_at = time.monotonic()
 
