@@ -3,7 +3,7 @@
 from hermes.model_info.layer_shape import BITS, LayerTraining, Shape, count_norm_bytes
 from hermes.spec import Alibi, AttentionSpec, BlockSpec
 
-__all__ = ["count_attention_bytes", "is_written_out", "keeps_scores"]
+__all__ = ["count_attention_bytes", "is_unfused", "is_written_out"]
 
 # Of the kernel for every form, and of the one for documents: hermes_torch/fused_attention.py.
 LEAST_HEAD_SIZE = 16
@@ -12,10 +12,10 @@ MOST_HEAD_SIZE = 256
 
 def is_written_out(attention: AttentionSpec, shape: Shape) -> bool:
     """Whether no kernel has what an attention asks for."""
-    return _changes_weights(attention, shape) and not _has_kernel(attention, shape)
+    return _has_special_softmax(attention, shape) and not _has_kernel(attention, shape)
 
 
-def keeps_scores(attention: AttentionSpec, shape: Shape) -> bool:
+def is_unfused(attention: AttentionSpec, shape: Shape) -> bool:
     """Whether an attention keeps a tensor of every query and key: scores, weights or a mask."""
     if _has_kernel(attention, shape):
         return False
@@ -24,7 +24,7 @@ def keeps_scores(attention: AttentionSpec, shape: Shape) -> bool:
     return _is_plain_product(attention, shape) or _has_mask(attention, shape)
 
 
-def _changes_weights(attention: AttentionSpec, shape: Shape) -> bool:
+def _has_special_softmax(attention: AttentionSpec, shape: Shape) -> bool:
     """Whether what lies between scores and the product with values is more than a softmax."""
     drops = shape.dropout and attention.dropout
     return bool(attention.softcap is not None or attention.sinks or drops)
@@ -42,12 +42,12 @@ def _has_kernel(attention: AttentionSpec, shape: Shape) -> bool:
     """Whether a kernel of CUDA has what an attention asks for, and keeps nothing of (T, T)."""
     if not shape.has_kernels:
         return False
-    changes = _changes_weights(attention, shape)
-    if not (changes or _has_mask(attention, shape)):
+    is_special = _has_special_softmax(attention, shape)
+    if not (is_special or _has_mask(attention, shape)):
         return True
     D, E = attention.head_size, attention.value_size
     # Flash attention of variable lengths has masks alone, and is not compiled; FlexAttention is.
-    has_mask_alone = not (changes or isinstance(attention.position_encoding, Alibi))
+    has_mask_alone = not (is_special or isinstance(attention.position_encoding, Alibi))
     takes_size = D == E and D % 8 == 0 and D <= MOST_HEAD_SIZE
     if has_mask_alone and takes_size and shape.activation == 2:
         return True
@@ -155,7 +155,7 @@ def _count_fused_bytes(attention: AttentionSpec, shape: Shape, training: LayerTr
     N, a, wide = shape.tokens, shape.activation, shape.master
     H, K, D, E = attention.num_heads, attention.kv_heads, attention.head_size, attention.value_size
     drops = bool(shape.dropout and attention.dropout)
-    if not (_has_mask(attention, shape) or _changes_weights(attention, shape)):
+    if not (_has_mask(attention, shape) or _has_special_softmax(attention, shape)):
         # Its kernel wants as many heads of keys as of queries, but in low precision.
         expanded = N * a * (H - K) * (D + E) * (a == wide or D != E)
         return expanded + _count_output_bytes(attention, shape, training)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from hermes.backend_options import Options
 from hermes.errors import HermesError
 from hermes.model_info.activations import BYTES_OF, LayerBytes, count_layer_bytes
-from hermes.model_info.attention_activations import keeps_scores
+from hermes.model_info.attention_activations import is_unfused
 from hermes.model_info.layer_shape import BITS, LayerTraining, Shape, count_norm_bytes
 from hermes.model_info.mlx_update_memory import count_mlx_update_bytes
 from hermes.model_info.update_memory import Updates, count_update_bytes
@@ -133,7 +133,7 @@ def plan_memory(spec: ModelSpec, recipe: Recipe, placement: Placement) -> Memory
 def count_unfused_layers(spec: ModelSpec, recipe: Recipe, placement: Placement) -> int:
     """Count the layers whose attention keeps a tensor of every query and key of a sequence."""
     shape = _make_shape(recipe, placement)
-    return sum(keeps_scores(one, shape) for one in spec.attentions)
+    return sum(is_unfused(one, shape) for one in spec.attentions)
 
 
 def _make_shape(recipe: Recipe, placement: Placement) -> Shape:

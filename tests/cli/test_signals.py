@@ -74,6 +74,36 @@ def test_a_signal_inside_a_write_to_a_pipe_disturbs_nothing(tmp_path):
     assert set(words.replace("stopping\n", "").splitlines()) <= {"a line of a run", "stopping"}
 
 
+ENDS_LATE = """
+import os, sys, threading, time
+from hermes_cli.launch.signals import Signals
+calls = []
+with Signals() as signals:
+    os.write(1, b"ready")
+    while not signals.has_come():
+        time.sleep(0.01)
+    signals.grace = None
+    signals.finish(7)
+    signals.on_pending = lambda: calls.append(1)
+    def wait():
+        while len(calls) < 3:
+            time.sleep(0.01)
+    threading.Thread(target=wait).start()
+sys.exit(7)
+"""
+
+
+def test_what_a_signal_ends_is_ended_until_the_last_thread_has_ended():
+    """Torch's threads begin one compiler after another, also while Python waits for them."""
+    with subprocess.Popen([sys.executable, "-c", ENDS_LATE], stdout=subprocess.PIPE) as process:
+        assert process.stdout.read(5) == b"ready"
+        process.send_signal(signal.SIGTERM)
+        try:
+            assert process.wait(timeout=60) == 7
+        finally:
+            process.kill()
+
+
 BUSY = """
 import os, signal, sys, threading
 from hermes_cli.launch.signals import Signals
