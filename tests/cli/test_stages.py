@@ -110,6 +110,25 @@ def read_all(parent):
             return b"".join(parts).decode()
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "hermes.load('run')",
+        "hermes.evaluate('run', 'text.txt')",
+        "hermes.train('little.mal', 'text.txt', tokenizer='tokenizer.json', output='new', "
+        "seq_len=16, max_steps=1)",
+    ],
+    ids=["load", "evaluate", "train"],
+)
+def test_the_library_says_in_a_terminal_what_takes_long(trained, line):
+    parent, child = pty.openpty()
+    hasty = "stage_display.PATIENCE = 0.05\nstage_display.REDRAW = 0.02\n"
+    code = f"from hermes import stage_display\n{hasty}import hermes\n{line}\n"
+    subprocess.run([sys.executable, "-c", code], stderr=child, check=True)
+    os.close(child)
+    assert "loading " in read_all(parent)
+
+
 def test_a_bar_of_44_columns_keeps_step_loss_and_time_left():
     parent, child = pty.openpty()
     code = (
