@@ -26,7 +26,7 @@ from hermes.inference.prompts_file import (
 )
 from hermes.inference.request import Request
 from hermes.inference.sampling import Sampling
-from hermes.inference.sampling_options import SAMPLING_OPTIONS, make_sampling
+from hermes.inference.sampling_options import SAMPLING_OPTIONS, check_sampling, make_sampling
 from hermes.interface import SHORT_NAMES, Backend, Options, choose_backend
 from hermes.interface import Model as BackendModel
 from hermes.interop.hub import load_tokenizer
@@ -115,7 +115,7 @@ def generate(
         raise HermesError(f"num_samples must be at least 1, got {num_samples}")
     if output is not None and prompts is None:
         raise HermesError("--output is the file for the texts of --prompts; give those, too")
-    check_batch_invariance(a)
+    check_before_loading(a)
     model = load(
         checkpoint, backend, device, precision, config=config, tokenizer=tokenizer,
         ignore_fields=a["ignore_fields"], eos=eos, bos=a["bos"], force=a["force"],
@@ -144,8 +144,9 @@ def generate(
     ]
 
 
-def check_batch_invariance(arguments: Mapping[str, Any]) -> None:
-    """Refuse batch_invariant where there is no batch. Raises HermesError."""
+def check_before_loading(arguments: Mapping[str, Any]) -> None:
+    """Refuse what no model could do, before one is loaded. Raises HermesError."""
+    check_sampling(arguments)
     if arguments["batch_invariant"] and arguments["prompts"] is None:
         raise HermesError("--batch-invariant goes with --prompts; a text alone shares no batch")
 
@@ -346,6 +347,7 @@ def chat(
     last conversation had been read. Raises HermesError of every kind.
     """
     a = convert_arguments(chat, locals())
+    check_sampling(a)
     base, model, chosen = open_chat_model(checkpoint, a)
     wanted = {name: a[name] for name in SAMPLING_OPTIONS}
     sampling, said = make_sampling(base.encoder.tokenizer, base.generation_config, wanted)

@@ -10,7 +10,7 @@ from hermes.inference.sampling import Sampling
 from hermes.inference.sampling_defaults import FIELDS, choose_sampling
 from hermes.tokenizer import Tokenizer
 
-__all__ = ["DRY_BREAKERS", "SAMPLING_OPTIONS", "make_sampling"]
+__all__ = ["DRY_BREAKERS", "SAMPLING_OPTIONS", "check_sampling", "make_sampling"]
 
 # What a user gives as text, and the field of Sampling that it becomes.
 TEXTS = {"ban": "banned", "logit_bias": "logit_bias", "dry_breaker": "dry_breakers"}
@@ -46,6 +46,19 @@ def make_sampling(
         texts = given.get("dry_breaker") or DRY_BREAKERS
         own["dry_breakers"] = _find_tokens(_require(tokenizer), texts)
     return replace(sampling, **own), said
+
+
+def check_sampling(given: Mapping[str, Any]) -> None:
+    """Refuse settings that no model could take, before one is loaded. Raises HermesError.
+
+    given: as of `make_sampling`. What needs a tokenizer is left to that.
+    """
+    needs_tokenizer = ("ban", "dry_multiplier")
+    own = {name: given.get(name) for name in SAMPLING_OPTIONS if name not in needs_tokenizer}
+    make_sampling(None, {}, own)
+    multiplier = given.get("dry_multiplier")
+    if multiplier is not None:
+        Sampling(dry_multiplier=multiplier)
 
 
 def _require(tokenizer: Tokenizer | None) -> Tokenizer:

@@ -39,7 +39,7 @@ def generate(
     The text is streamed to standard output, without the prompt. With --prompts, the texts of a file
     of prompts go to --output, or to standard output as JSON lines.
     """
-    from hermes.api_generation import check_batch_invariance, choose_schema
+    from hermes.api_generation import check_before_loading, choose_schema
     from hermes.errors import HermesError
     from hermes.model_loading import load
 
@@ -49,7 +49,7 @@ def generate(
         raise HermesError("--logprobs are shown with --json; give that, too")
     if options["output"] is not None and options["prompts"] is None:
         raise HermesError("--output is the file for the texts of --prompts; give those, too")
-    check_batch_invariance(options)
+    check_before_loading(options)
     if options["prompt"] == "-":
         options["prompt"] = read_whole_input()
     options["json_schema"] = choose_schema(options["json_schema"])

@@ -170,6 +170,11 @@ def _require_files(options: ResolvedOptions, command: str) -> None:
     has_tokenizer = command != "train" or any(options[name] for name in sources)
     # Prepared tokens, and some tools' files of tokens, have one beside them.
     if not has_tokenizer and all(name == "-" or find_format(Path(name)) for name in names):
+        if options["resume"]:
+            raise HermesError(
+                f"{options['output']} has no checkpoint to resume, and a new run needs --tokenizer "
+                "FILE or --train-tokenizer"
+            )
         refuse_without_tokenizer()
 
 
