@@ -240,3 +240,12 @@ def test_documents_and_steps_are_traced_and_shown(call, here):
     refuses(call, 1, "--seed belongs to --step; give both", "data", "show", "run", "--seed", 1)
     refuses(call, 1, "--document and --step are given; keep one of them",
             "data", "show", "run", "--step", 1, "--document", 0)  # fmt: skip
+
+
+def test_bars_of_lengths_are_as_wide_as_the_terminal_allows(call, here, monkeypatch):
+    for columns, widest in {44: 6, 120: 40, 20: 1}.items():
+        monkeypatch.setenv("COLUMNS", str(columns))
+        out = call("data", "check", "text.txt")[1]
+        bars = [len(line.split()[-1]) for line in out.splitlines() if line.endswith("#")]
+        assert max(bars) == widest
+        assert columns == 20 or max(map(len, out.splitlines()[3:5])) < columns
