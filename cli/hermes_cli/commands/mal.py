@@ -105,7 +105,9 @@ def format_(files: tuple[str, ...], write: bool, only_check: bool, drop_comments
                 )
             write_atomically(Path(file.path), text.encode("utf-8"))
         else:
-            if comments:
+            if comments and (
+                file.path is not None or name == "-"
+            ):  # the user's, not a bundled one's
                 what = format_count(comments, "comments are", "comment is")
                 click.echo(f"Warning: {label}: {what} not kept", err=True)
             click.echo(text, nl=False)
