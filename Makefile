@@ -29,7 +29,9 @@ BACKEND ?= torch
 DEVICE ?=
 LONG ?=
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# On a terminal pip shows how far it is: PyTorch alone is hundreds of megabytes.
+QUIET := $(if $(MAKE_TERMOUT),,--quiet)
+PIP := $(BIN)/python -m pip install $(QUIET) --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: quickstart test test-long test-interop test-jax conformance lint lint-workflows docs \
 	docs-serve wheel audit licences sbom check-version bench clean
@@ -93,8 +95,8 @@ wheel: $(VENV)/.build
 	for file in dist/*; do cmp "$$file" "build/again/$${file#dist/}" || exit 1; done
 	$(BIN)/twine check --strict dist/*
 	$(PYTHON) -m venv build/wheel
-	build/wheel/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
-	build/wheel/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+	build/wheel/bin/python -m pip install $(QUIET) --disable-pip-version-check --constraint constraints.txt torch
+	build/wheel/bin/python -m pip install $(QUIET) --disable-pip-version-check --constraint constraints.txt \
 		"$$(ls dist/*.whl)[all]"
 	cd build/wheel && bin/python -I "$(CURDIR)/.github/try_wheel.py"
 

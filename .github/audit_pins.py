@@ -70,9 +70,11 @@ def describe_findings(found: list[dict[str, Any]]) -> tuple[list[str], list[str]
 
 def audit_pins() -> str | None:
     """The sentence to end with; None where every pin was asked about and none is known."""
+    print("resolving the pins, some minutes", file=sys.stderr)
     pins = resolve_pins()
     unknown: list[str] = []
     for service in ("pypi", "osv"):
+        print(f"asking {service} about {len(pins)} packages", file=sys.stderr)
         found = ask_for_advisories(pins, service)
         if found is None:
             continue

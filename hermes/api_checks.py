@@ -100,6 +100,11 @@ def _require_tokenizer(call: Call) -> None:
     # Prepared tokens, and some tools' files of tokens, have one beside them.
     names = strip_weights(list_files(call))
     if all(name == str(STANDARD_INPUT) or find_format(Path(name)) for name in names):
+        if call["resume"]:
+            raise HermesError(
+                f"{call['output']} has no checkpoint to resume, and a new run needs --tokenizer "
+                "FILE or --train-tokenizer"
+            )
         refuse_without_tokenizer()
 
 

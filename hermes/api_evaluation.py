@@ -128,7 +128,6 @@ def evaluate(
         raise HermesError("no data: give data=FILE, a folder or a list of files, or tasks")
     with display_call(
         f"eval {checkpoint}",
-        progress=False,
         verbose=a["verbose"],
         quiet=a["quiet"],
         log_file=log_file,

@@ -9,6 +9,7 @@ from hermes.errors import HermesError
 from hermes.interop.convert import Conversion
 from hermes.interop.convert import convert as write_converted
 from hermes.interop.open_model import open_model
+from hermes.stage_display import show_progress
 
 __all__ = ["ConvertResult", "convert", "merge"]
 
@@ -105,19 +106,20 @@ def _write(
     from hermes.numerics.params import count_parameters
 
     backend, config = str(a["backend"]), a["config"]
-    done = write_converted(
-        Path(source),
-        Path(target),
-        to=str(a["to"]),
-        dtype=None if a["dtype"] is None else str(a["dtype"]),
-        config=Path(str(config)) if config else None,
-        ignore_fields=a["ignore_fields"],  # type: ignore[arg-type]  # converted by its annotation
-        use_ema=bool(a.get("use_ema")),
-        adapter=Path(adapter) if adapter else None,
-        backend=None if backend == "auto" else backend,
-        force=bool(a["force"]),
-        on_progress=a["on_progress"],  # type: ignore[arg-type]  # converted by its annotation
-    )
+    with show_progress(None):
+        done = write_converted(
+            Path(source),
+            Path(target),
+            to=str(a["to"]),
+            dtype=None if a["dtype"] is None else str(a["dtype"]),
+            config=Path(str(config)) if config else None,
+            ignore_fields=a["ignore_fields"],  # type: ignore[arg-type]  # converted by its annotation
+            use_ema=bool(a.get("use_ema")),
+            adapter=Path(adapter) if adapter else None,
+            backend=None if backend == "auto" else backend,
+            force=bool(a["force"]),
+            on_progress=a["on_progress"],  # type: ignore[arg-type]  # converted by its annotation
+        )
     return ConvertResult(
         done.target,
         done.architecture,

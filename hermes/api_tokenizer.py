@@ -8,6 +8,7 @@ from hermes.arguments import convert_arguments, name_own_arguments
 from hermes.data import expand_paths
 from hermes.data.bad_records import BadRecords
 from hermes.data.document_reader import TextFormat
+from hermes.stage_display import show_progress
 from hermes.stages import report_stage
 from hermes.tokenizer import SPECIAL_TOKENS, Tokenizer
 from hermes.tokenizer.training import Settings
@@ -64,6 +65,7 @@ def train_tokenizer(
             special_tokens=tuple(special_tokens),
         ),
     )
-    learned = training.train(expand_paths(inputs), bad)
-    report_stage("")
+    with show_progress(None):
+        learned = training.train(expand_paths(inputs), bad)
+        report_stage("")
     return learned

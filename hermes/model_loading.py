@@ -22,6 +22,7 @@ from hermes.model_info.devices import (
 from hermes.model_info.fitting import count_loaded_bytes, find_free_memory, require_memory
 from hermes.model_info.memory import explain_out_of_memory
 from hermes.spec import ModelSpec
+from hermes.stage_display import show_progress
 from hermes.stages import report_stage
 from hermes.tokenizer import Tokenizer
 from hermes.tokenizer.files import has_tokenizer
@@ -55,46 +56,49 @@ def load(
     hermes does not know and that are to be passed over. tokenizer: another than the one beside it.
     eos: the token that ends a text, and bos: whether one begins with BOS, where the checkpoint's
     files are not to say it. force: try what memory seems too small for. use_ema: the average of the
-    weights that a run with --ema keeps. Raises CheckpointError, HermesError where it does not fit,
-    MissingBackend, Unsupported.
+    weights that a run with --ema keeps. In a terminal, what takes long says so. Raises
+    CheckpointError, HermesError where it does not fit, MissingBackend, Unsupported.
     """
     convert_arguments(load, locals())
-    require_model_present(checkpoint)
-    require_precision(precision)
-    if isinstance(tokenizer, str | Path):
-        tokenizer = load_tokenizer(tokenizer)
-    found = choose_backend(backend)
-    device_name = choose_device(found, device)
-    full = choose_precision(precision, found, device)
-    report_stage(f"reading {checkpoint}")
-    source = open_model(
-        Path(checkpoint),
-        config=Path(config) if config else None,
-        ignore_fields=ignore_fields,
-        use_ema=use_ema,
-    )
-    notes = (*source.notes, *check_loading(found, source.spec, device_name, full, force))
-    for note in notes:
-        warnings.warn(note, stacklevel=3)
-    report_stage(f"building {source.spec.name}")
-    options, name = Options(device=device, precision=full), source.spec.name
-    with explain_out_of_memory(f"building {name}", SMALLER, found, device):
-        built = found.build(source.spec, source.params, options)
-    report_stage("")
-    chosen = _choose_tokenizer(source, tokenizer, eos, bos)
-    model = Model(
-        built,
-        chosen,
-        generation_config=read_generation_config(source.files, source.path),
-        path=source.path,
-        backend=found.name,
-        device=device_name,
-        make_cache_key=cache(
-            lambda: CacheKey(hash_weights(source.spec, source.params), SHORT_NAMES.get(full, full))
-        ),
-    )
-    report_model(found, source.spec, device_name, full)  # now that nothing refuses it
-    return model
+    with show_progress(None):
+        require_model_present(checkpoint)
+        require_precision(precision)
+        if isinstance(tokenizer, str | Path):
+            tokenizer = load_tokenizer(tokenizer)
+        found = choose_backend(backend)
+        device_name = choose_device(found, device)
+        full = choose_precision(precision, found, device)
+        report_stage(f"reading {checkpoint}")
+        source = open_model(
+            Path(checkpoint),
+            config=Path(config) if config else None,
+            ignore_fields=ignore_fields,
+            use_ema=use_ema,
+        )
+        notes = (*source.notes, *check_loading(found, source.spec, device_name, full, force))
+        for note in notes:
+            warnings.warn(note, stacklevel=3)
+        report_stage(f"building {source.spec.name}")
+        options, name = Options(device=device, precision=full), source.spec.name
+        with explain_out_of_memory(f"building {name}", SMALLER, found, device):
+            built = found.build(source.spec, source.params, options)
+        report_stage("")
+        chosen = _choose_tokenizer(source, tokenizer, eos, bos)
+        model = Model(
+            built,
+            chosen,
+            generation_config=read_generation_config(source.files, source.path),
+            path=source.path,
+            backend=found.name,
+            device=device_name,
+            make_cache_key=cache(
+                lambda: CacheKey(
+                    hash_weights(source.spec, source.params), SHORT_NAMES.get(full, full)
+                )
+            ),
+        )
+        report_model(found, source.spec, device_name, full)  # now that nothing refuses it
+        return model
 
 
 def check_loading(

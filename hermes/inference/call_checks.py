@@ -9,6 +9,7 @@ from typing import Any
 
 from hermes.errors import HermesError
 from hermes.inference.prompts_file import read_prompt_records
+from hermes.inference.sampling import Sampling
 from hermes.inference.sampling_options import SAMPLING_OPTIONS, make_sampling
 
 __all__ = ["check_generation", "check_sampling"]
@@ -21,6 +22,8 @@ def check_sampling(arguments: Mapping[str, Any]) -> None:
     """Refuse wrong settings of sampling, by the arguments of `generate`. Raises HermesError."""
     names = (name for name in SAMPLING_OPTIONS if name not in OF_TOKENIZER)
     make_sampling(None, {}, {name: arguments[name] for name in names})
+    if arguments["dry_multiplier"] is not None:
+        Sampling(dry_multiplier=arguments["dry_multiplier"])
 
 
 def check_generation(arguments: Mapping[str, Any]) -> None:

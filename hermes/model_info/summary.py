@@ -178,8 +178,8 @@ def format_cost(spec: ModelSpec, cost: Cost) -> Iterator[str]:
         table.append((f"  {label}", *sizes))
     yield from format_columns(table, right=(1, 2))
     yield ""
-    yield "  Training keeps weights, gradients and AdamW's moments in float32. Activations, which"
-    yield "  grow with the batch, come on top."
+    yield "  Training keeps weights, gradients and AdamW's moments in float32."
+    yield "  Activations, which grow with the batch, come on top."
     windowed = [i for i, block in enumerate(spec.layers) if _is_windowed(block, spec)]
     if windowed:
         layers = format_ranges(windowed)

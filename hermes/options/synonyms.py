@@ -66,11 +66,13 @@ SYNONYMS = {
     "price_per_hour": "price hourly_price cost_per_hour",
     "num_gpus": "nproc_per_node gpus devices num_devices",
     "pack": "sample_packing packing",
+    # dpo's, which has no seq_len.
+    "max_len": "seq_len max_length block_size max_seq_length max_seq_len sequence_len "
+    "sequence_length context_length cutoff_len",
     "max_tokens": "max_new_tokens max_length n_predict num_predict",
     "num_samples": "num_return_sequences",
     "seed": "random_seed",
 }
-OWN_NAMES = {word: name for name, words in SYNONYMS.items() for word in words.split()}
 
 
 # Hermes's commands: what others call them, or what is typed for them.
@@ -113,6 +115,11 @@ def suggest_command(word: str, known: Iterable[str]) -> str:
     return f"; hermes calls it {meant!r}" if meant else suggest_nearest(word, known)
 
 
+def _list_meanings(word: str) -> list[str]:
+    """Hermes's options that others call so, of which a command may have one."""
+    return [name for name, words in SYNONYMS.items() if word in words.split()]
+
+
 def suggest_option(word: str, known: Iterable[str], prefix: str = "") -> str:
     """Suggest the known option that is meant: "; hermes calls it 'lr'", the nearest, or "".
 
@@ -121,11 +128,10 @@ def suggest_option(word: str, known: Iterable[str], prefix: str = "") -> str:
     """
     names = list(known)
     plain = word.lstrip("-").replace("-", "_").lower()
-    meant = OWN_NAMES.get(plain) or OWN_NAMES.get(plain.rsplit(".", 1)[-1])
     last = plain.rsplit(".", 1)[-1]
-    if meant is None and last != plain and last in names:
-        meant = last
-    if meant in names and meant is not None:
+    meanings = [*_list_meanings(plain), *_list_meanings(last), *([last] if last != plain else [])]
+    meant = next((name for name in meanings if name in names), None)
+    if meant is not None:
         typed = f"{prefix}{meant.replace('_', '-')}" if prefix else meant
         return f"; hermes calls it {typed!r}"
     near = suggest_nearest(plain, names)

@@ -168,6 +168,10 @@ TRAINING_COMMANDS: dict[str, CommandOptions] = {
                 "help": "Print both sides of the first N pairs with the trained tokens highlighted",
             },
             "output": {"default": "checkpoints-dpo"},
+            "train_tokens": {
+                "help": "Total length in tokens, --max-len for each pair, overriding --epochs; 0 "
+                "follows --epochs",
+            },
             "lr": {"default": 5e-7},
             "batch_size": {"default": 4, "help": "Preference pairs per micro-batch and process"},
             "allow_batch_change": {

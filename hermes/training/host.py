@@ -84,25 +84,27 @@ def join_host(call: Call) -> Iterator[RunHost]:
         yield call["host"]
         return
     push = read_push(call["push_to_hub"], call["push_every_save"])
-    backend = choose_backend(choose_backend_name(call["backend"], os.environ))
-    options = make_options(call.values, backend)
+    name = choose_backend_name(call["backend"], os.environ)
     rank_info = find_rank_info(os.environ, call["peer_timeout"])
-    joined = join_watched(rank_info, backend, options, os.environ)
-    process_group, options, end_watch = joined
     if call["verbose"] and call["quiet"]:
         raise HermesError("--verbose and --quiet are both given; keep one")
     progress = False if call["quiet"] else call["progress"]
-    tell = _choose_tell(progress, process_group, quiet=call["quiet"])
-    host = RunHost(backend, options, process_group, tell=tell)
-    shown = show_progress(progress if host.leads else False)
-    command = call["on_finish"] if host.leads and not call["dry_run"] else ""
-    finish = FinishCommand(command, call["output"], tell)
-    with finish, HubUploads(push, tell) as uploads, closing(process_group), shown:
-        try:
-            require_writable_repo(push, process_group)
-            yield replace(host, uploads=uploads)
-        finally:  # before what follows a run that failed, which takes its time
-            end_watch()
+    leads = rank_info is None or rank_info.rank == 0
+    with show_progress(progress if leads else False):
+        backend = choose_backend(name)
+        options = make_options(call.values, backend)
+        joined = join_watched(rank_info, backend, options, os.environ)
+        process_group, options, end_watch = joined
+        tell = _choose_tell(progress, process_group, quiet=call["quiet"])
+        host = RunHost(backend, options, process_group, tell=tell)
+        command = call["on_finish"] if host.leads and not call["dry_run"] else ""
+        finish = FinishCommand(command, call["output"], tell)
+        with finish, HubUploads(push, tell) as uploads, closing(process_group):
+            try:
+                require_writable_repo(push, process_group)
+                yield replace(host, uploads=uploads)
+            finally:  # before what follows a run that failed, which takes its time
+                end_watch()
 
 
 def make_options(values: Mapping[str, Any], backend: Backend) -> Options:

@@ -316,3 +316,12 @@ def test_standard_input_is_read_by_one(call, here):
     for data in (("-d", "-"), ("-d", "a=-:1", "-d", "text.txt:1")):
         status, _, said = call(*train, *data, "--val-data", "-")
         assert (status, said.endswith(twice)) == (1, True)
+
+
+def test_bars_of_lengths_are_as_wide_as_the_terminal_allows(call, here, monkeypatch):
+    for columns, widest in {44: 6, 120: 40, 20: 1}.items():
+        monkeypatch.setenv("COLUMNS", str(columns))
+        out = call("data", "check", "text.txt")[1]
+        bars = [len(line.split()[-1]) for line in out.splitlines() if line.endswith("#")]
+        assert max(bars) == widest
+        assert columns == 20 or max(map(len, out.splitlines()[3:5])) < columns

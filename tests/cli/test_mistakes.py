@@ -169,7 +169,16 @@ def test_files_that_are_not_there_are_refused_before_a_backend_is_loaded(here, c
     for command in (("eval", "text.txt"), ("generate",), ("chat",), ("serve",),
                     ("sft", "--data", "text.txt"), ("finetune", "--data", "text.txt")):  # fmt: skip
         refuses(call, 1, gone, *command, "--checkpoint", "gone")
+    message = "gone has no checkpoint to resume, and a new run needs --tokenizer FILE or "
+    again = ("train", "--data", "text.txt", "--output", "gone", "--resume")
+    refuses(call, 1, f"{message}--train-tokenizer", *again)
     Path("gone").mkdir()
+    for option, message in [
+        (("--temperature", -1), "--temperature must be at least 0, got -1.0"),
+        (("--logit-bias", "x"), "--logit-bias needs ID=NUMBER, such as 50256=-100, got 'x'"),
+        (("--dry-multiplier", -1), "--dry-multiplier must be at least 0, got -1.0"),
+    ]:
+        refuses(call, 1, message, "generate", "--checkpoint", "gone", *option)
     refuses(call, 1, missing, "eval", "--checkpoint", "gone", "text.txt", "none.txt")
 
 

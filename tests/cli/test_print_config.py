@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from hermes.options import get_options
-from hermes.options.synonyms import OWN_NAMES, SYNONYMS, suggest_option
+from hermes.options.synonyms import SYNONYMS, suggest_option
 from hermes.recipe import Recipe, flatten_recipe
 from hermes_cli.main import run
 
@@ -98,12 +98,15 @@ def test_a_key_of_another_tools_file_is_known(capsys, tmp_path):
     )
 
 
-def test_synonyms_are_of_options_that_exist_and_none_means_two():
-    options = {name for command in ("train", "finetune", "sft", "dpo", "generate", "plan")
-               for name in get_options(command)}  # fmt: skip
-    known = options | {*flatten_recipe(Recipe())}
-    assert {*SYNONYMS} <= known
-    words = [word for text in SYNONYMS.values() for word in text.split()]
-    assert len(words) == len({*words}) == len(OWN_NAMES)
-    assert not {*words} & options
+def test_synonyms_are_of_options_that_exist_and_none_means_two_of_one_command():
+    commands = ("train", "finetune", "sft", "dpo", "generate", "plan")
+    fields = {*flatten_recipe(Recipe())}
+    assert {*SYNONYMS} <= fields.union(*map(get_options, commands))
+    for command in commands:
+        own = {*get_options(command)}
+        words = [word for name in own & {*SYNONYMS} for word in SYNONYMS[name].split()]
+        assert len(words) == len({*words}), command
+        assert not {*words} & own, command
     assert suggest_option("max_lr", ["seed"]) == ""
+    assert suggest_option("--seq-len", get_options("dpo"), "--") == "; hermes calls it '--max-len'"
+    assert suggest_option("max_length", get_options("generate")) == "; hermes calls it 'max_tokens'"

@@ -104,6 +104,25 @@ def test_commands_report_each_of_their_stages(trained):
     assert seen[-1] == ""  # and what is printed afterwards has its own line
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "hermes.load('run')",
+        "hermes.evaluate('run', 'text.txt')",
+        "hermes.train('little.mal', 'text.txt', tokenizer='tokenizer.json', output='new', "
+        "seq_len=16, max_steps=1)",
+    ],
+    ids=["load", "evaluate", "train"],
+)
+def test_the_library_says_in_a_terminal_what_takes_long(trained, line):
+    parent, child = pty.openpty()
+    hasty = "stage_display.PATIENCE = 0.05\nstage_display.REDRAW = 0.02\n"
+    code = f"from hermes import stage_display\n{hasty}import hermes\n{line}\n"
+    subprocess.run([sys.executable, "-c", code], stderr=child, check=True)
+    os.close(child)
+    assert "loading " in read_terminal(parent)
+
+
 def test_a_bar_of_44_columns_keeps_step_loss_and_time_left():
     parent, child = pty.openpty()
     code = (

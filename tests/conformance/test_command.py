@@ -1,7 +1,9 @@
 """`hermes conformance` from beginning to end."""
 
 import json
+import re
 
+from hermes.stage_display import StageDisplay
 from hermes_conformance.certificate import verify
 from hermes_conformance.suite import runner
 from tests.conformance.support import SMALL, make_outcome, plant, run_hermes
@@ -205,3 +207,14 @@ def test_bisect_names_the_tensor(capsys):
         code, out, _ = run_hermes(capsys, "bisect", "--case", "default/hot")
     assert code == 1
     assert out.startswith("layers.0.self_attn: k after rope, row 0, head 0, position 3")
+
+
+def test_a_run_says_what_it_judges(capsys, monkeypatch):
+    """Of minutes in a log nothing was seen before the first level was done."""
+    seen = []
+    monkeypatch.setattr(StageDisplay, "show", lambda self, *stage: seen.append(stage))
+    chosen = ("--backend", "torch", "--level", "L0", "--case", "default/*")
+    assert run_hermes(capsys, "run", *chosen)[0] == 0
+    stages = [stage for stage in seen if stage[0] == "judging L0"]
+    assert stages[0] == ("judging L0", 0, 0)
+    assert re.fullmatch(r"\d+ checks, the last of \S+", stages[-1][3])

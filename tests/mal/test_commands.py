@@ -189,6 +189,14 @@ def test_format_prints_canonical_text_and_warns_of_comments(file, capsys):
     assert captured.err == "Warning: my.mal: 2 comments are not kept\n"
 
 
+def test_format_of_a_bundled_model_is_what_one_begins_with(capsys):
+    """As in `hermes mal format nano > my.mal`: nobody misses its comments."""
+    assert run(["mal", "format", "nano"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    assert "model nano {" in captured.out
+
+
 def test_format_writes_in_place_and_keeps_permissions_and_links(file, tmp_path, capsys):
     file(SMALL, "real.mal")
     os.chmod("real.mal", 0o640)

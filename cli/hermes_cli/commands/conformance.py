@@ -10,6 +10,7 @@ import click
 
 from hermes.errors import HermesError
 from hermes.formatting import format_count
+from hermes.stages import report_stage
 from hermes.storage.durable import write_atomically
 from hermes_cli.commands.random_mutants import show_random_mutants
 from hermes_cli.display.help_sections import SectionedGroup
@@ -104,11 +105,13 @@ def run(
     began, judged = time.perf_counter(), []
     for level in selection.list_levels():
         level_outcomes = []
+        stage = f"judging {level.name}"
+        report_stage(stage)
         for outcome in judge_level(level, backends, selection):
             level_outcomes.append(outcome)
             checks = format_count(len(level_outcomes), "checks")
-            _show_progress(f"{level.name} {checks}, now {outcome.law.name}")
-        _show_progress("")
+            report_stage(stage, 0, 0, f"{checks}, the last of {outcome.law.name}")
+        report_stage("")
         judged += level_outcomes
         if level_outcomes:
             click.echo(f"{level.name}  {level.title}")
@@ -208,12 +211,15 @@ def self_test(
     backends = load_backends(backend, against, device)
     require_float32(backends)
     began, results = time.perf_counter(), []
+    report_stage("planting faults")
     for result in run_self_test(backends, selection):
         results.append(result)
-        _show_progress("")
+        report_stage("")
         mark = "caught" if result.caught else "MISSED"
         click.echo(f"{mark}  {result.part:<12} {result.fault}")
         click.echo(f"        {result.law} {result.case}  {result.how}".rstrip())
+        report_stage("planting faults", len(results))
+    report_stage("")
     if not results:
         raise HermesError(f"no such fault can be planted in {backend} against {against}")
     if not faults:

@@ -105,7 +105,8 @@ def format_(files: tuple[str, ...], write: bool, only_check: bool, drop_comments
                 )
             write_atomically(Path(file.path), text.encode("utf-8"))
         else:
-            if comments:
+            is_own = file.path is not None or name == "-"  # of a bundled one nobody misses them
+            if comments and is_own:
                 what = format_count(comments, "comments are", "comment is")
                 click.echo(f"Warning: {label}: {what} not kept", err=True)
             click.echo(text, nl=False)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hermes.formatting import format_count, list_first
+from hermes.stage_display import measure_terminal
 
 if TYPE_CHECKING:
     from hermes.data.checking import Findings, Sample
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["describe_findings"]
 
 BAR = 40  # characters of the longest bar
+BEFORE_BAR = 37  # and of what stands before it
 LEAST_SHARE = 0.0005  # of a writing system that is named by itself
 RECORDS = {"text": "documents", "conversations": "conversations", "pairs": "pairs"}
 
@@ -29,8 +31,9 @@ def describe_findings(found: "Findings", seq_len: int) -> list[str]:
     lines += _describe_scripts(found)
     lines.append(f"lengths    in {unit}, the longest {found.longest:,}")
     most = max(found.lengths.values(), default=1)
+    widest = max(1, min(BAR, measure_terminal() - BEFORE_BAR - 1))
     for below, count in found.lengths.items():
-        bar = "#" * max(1, BAR * count // most)
+        bar = "#" * max(1, widest * count // most)
         lines.append(f"  {below // 2:>9,} to {below - 1:>9,}  {count:>9,}  {bar}")
     if found.unread:
         each = list_first([f"{name[:40]!r} {count:,}" for name, count in found.unread.items()])

@@ -7,6 +7,7 @@ sent, as by kill, Slurm or Docker, does not reach them.
 import os
 import re
 import signal
+from collections.abc import Iterable
 from contextlib import suppress
 
 from hermes.distributed.processor_time import list_descendants
@@ -21,9 +22,16 @@ SHELLS = ("sh", "bash", "dash", "zsh")
 def end_compilers() -> None:
     """Send SIGTERM to the compilers that this process has started, and to what those have."""
     found = [pid for pid in list_descendants(os.getpid()) if is_compiler(read_command(pid))]
-    for pid in {*found, *list_descendants(*found)}:
+    _send(signal.SIGSTOP, found)  # so that none of them starts another, which nobody would end
+    ended = {*found, *list_descendants(*found)}
+    _send(signal.SIGTERM, ended)
+    _send(signal.SIGCONT, ended)
+
+
+def _send(number: signal.Signals, pids: Iterable[int]) -> None:
+    for pid in pids:
         with suppress(OSError):  # it is gone
-            os.kill(pid, signal.SIGTERM)
+            os.kill(pid, number)
 
 
 def is_compiler(command: str) -> bool:
