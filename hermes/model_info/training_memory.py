@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from hermes.backend_options import Options
 from hermes.errors import HermesError
+from hermes.formatting import format_count
 from hermes.model_info.activations import BYTES_OF, LayerBytes, count_layer_bytes
 from hermes.model_info.layer_shape import BITS, LayerTraining, Shape, count_norm_bytes
 from hermes.model_info.mlx_update_memory import count_mlx_update_bytes
@@ -76,7 +77,7 @@ class Placement:
         if self.processes % group or group < 2 or self.shard_group == 0:
             raise HermesError(
                 f"shard_group is {self.shard_group}; it must be at least 2 and divide the "
-                f"{self.processes} processes"
+                f"{format_count(self.processes, 'processes')}"
             )
 
     def _check_mlx(self) -> None:
