@@ -43,7 +43,7 @@ test: $(VENV)/.tests
 	$(BIN)/pytest --numprocesses $(PROCESSES) --dist loadfile
 
 test-long: $(VENV)/.tests
-	$(BIN)/pytest -m "long or not long"
+	$(BIN)/pytest -m "long or not long" --hypothesis-profile search
 	$(BIN)/hermes conformance self-test
 
 # Other tools as oracles: their own classes compute what hermes says of its folders.

@@ -4,10 +4,13 @@
 
 Greedy texts of --tokens tokens after prompts of 64 random tokens. Texts of both ways are compared.
 --batch-invariant adds an engine whose texts have the same bits whoever shares the batch.
-The first round warms up and does not count; figures are medians.
+The first round warms up and does not count; figures are medians. Processor time is told beside the
+clock's, to which other work on the machine adds; it grows with the threads that wait for work, so
+compare by it with OMP_NUM_THREADS=1.
 """
 
 import argparse
+import math
 import statistics
 import time
 
@@ -15,8 +18,9 @@ import numpy as np
 import torch
 from decoding import PROMPT, SHAPES, make_spec
 
+from hermes.inference.batch_generation import run_requests
 from hermes.inference.decoding import generate_tokens
-from hermes.inference.engine import Engine, run_requests
+from hermes.inference.engine import Engine
 from hermes.inference.request import Request
 from hermes.inference.sampling import GREEDY
 from hermes.interface import Options, find_backend
@@ -24,21 +28,21 @@ from hermes.numerics.params import count_parameters, init_weights
 
 
 def time_alone(model, requests):
-    """Seconds of the requests one after another, and their texts."""
-    start = time.perf_counter()
+    """Seconds of the requests one after another, by both clocks, and their texts."""
+    start, worked = time.perf_counter(), time.process_time()
     texts = [
         tuple(generate_tokens(model, one.prompt, max_tokens=one.max_tokens, sampling=GREEDY))
         for one in requests
     ]
-    return time.perf_counter() - start, texts
+    return (time.perf_counter() - start, time.process_time() - worked), texts
 
 
 def time_together(model, requests, rows, **options):
-    """Seconds of the requests in one batch, and their texts."""
+    """Seconds of the requests in one batch, by both clocks, and their texts."""
     engine = Engine(model, rows=rows, capacity=PROMPT + requests[0].max_tokens, **options)
-    start = time.perf_counter()
+    start, worked = time.perf_counter(), time.process_time()
     texts = [one.tokens for one in run_requests(engine, requests)]
-    return time.perf_counter() - start, texts
+    return (time.perf_counter() - start, time.process_time() - worked), texts
 
 
 def main():
@@ -72,7 +76,7 @@ def main():
             few = requests if turn else requests[:2]
             one, texts = time_alone(model, few)
             many, same = time_together(model, few, chosen.rows)
-            steady = 0.0
+            steady = math.inf, 0.0
             if chosen.batch_invariant:
                 steady, _ = time_together(model, few, chosen.rows, batch_invariant=True)
             if turn:
@@ -80,13 +84,20 @@ def main():
                 alone.append(one)
                 together.append(many)
                 equal = sum(a == b for a, b in zip(texts, same, strict=True))
-        one, many = (total / statistics.median(seconds) for seconds in (alone, together))
+        one, many, steady = (
+            total / statistics.median(wall for wall, _ in seconds)
+            for seconds in (alone, together, invariant)
+        )
+        worked = [statistics.median(cpu for _, cpu in seconds) for seconds in (alone, together)]
         print(
             f"  {name:6} one by one {one:9,.1f} tokens/s   together {many:9,.1f} tokens/s   "
             f"{many / one:5.2f} times; {equal} of {len(texts)} texts equal"
         )
+        print(
+            f"         processor time {worked[0]:9,.2f} s      together {worked[1]:9,.2f} s  "
+            f"{'':8}{worked[0] / worked[1]:5.2f} times"
+        )
         if chosen.batch_invariant:
-            steady = total / statistics.median(invariant)
             print(
                 f"         batch-invariant {steady:9,.1f} tokens/s   {many / steady:5.2f} times "
                 f"the seconds of together, {steady / one:5.2f} times the tokens/s of one by one"

@@ -1,11 +1,12 @@
 """Tokens per second and latency beside transformers, litgpt and mlx-lm, in one run on one machine.
 
-    python benchmarks/generation_peers.py [--peers PYTHON] [--shape gpt2] [--part engines] [--small]
+    python benchmarks/generation_peers.py [--peers PYTHON] [--shape gpt2] [--part engines]
+        [--precision bfloat16] [--small]
 
 --peers: the Python that has transformers, litgpt and mlx-lm (for the server of transformers, also
 fastapi, uvicorn and openai); by default this one. Each measurement is a process of its own with a
 deadline, one after another, in a process group that this command ends. Greedy texts of 128 tokens
-after prompts of 64 random ones, 1 and 16 at once, in float32; then servers: 1, 16 and 64 clients at
+after prompts of 64 random ones, 1 and 16 at once; then servers: 1, 16 and 64 clients at
 once ask for 64 tokens in a stream. Time to the first piece is the median of the clients. --small:
 fewer and shorter, to see that all of it runs. --part: texts without a server, or servers alone.
 litgpt has random weights of the same shape. What is not installed, or fails, is a line that says
@@ -66,17 +67,18 @@ def make_prompts(count):
     return np.random.default_rng(0).integers(10, 280, (count, PROMPT)).tolist()
 
 
-def time_hermes(backend, folder, count, tokens, rounds):
+def time_hermes(backend, folder, precision, count, tokens, rounds):
     """Seconds of each round of `count` texts."""
+    from hermes.inference.batch_generation import run_requests
     from hermes.inference.decoding import generate_tokens
-    from hermes.inference.engine import Engine, run_requests
+    from hermes.inference.engine import Engine
     from hermes.inference.request import Request
     from hermes.inference.sampling import GREEDY
     from hermes.interface import Options, find_backend
     from hermes.interop.open_model import open_model
 
     source = open_model(folder)
-    options = Options(precision="float32")
+    options = Options(precision=precision)
     model = find_backend(backend).build(source.spec, source.params, options)
     prompts = make_prompts(count)
 
@@ -92,12 +94,12 @@ def time_hermes(backend, folder, count, tokens, rounds):
     return time_rounds(run, rounds)
 
 
-def time_transformers(folder, count, tokens, rounds):
+def time_transformers(folder, precision, count, tokens, rounds):
     """As `time_hermes`."""
     import torch
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, precision)).eval()
     prompts = torch.tensor(make_prompts(count))
 
     @torch.inference_mode()
@@ -111,7 +113,7 @@ def time_transformers(folder, count, tokens, rounds):
     return time_rounds(run, rounds)
 
 
-def time_litgpt(folder, count, tokens, rounds):
+def time_litgpt(folder, precision, count, tokens, rounds):
     """As `time_hermes`, of a model with the same shape and random weights."""
     import torch
     from litgpt import GPT, Config
@@ -128,10 +130,10 @@ def time_litgpt(folder, count, tokens, rounds):
         mlp_class_name="LLaMAMLP",
     )  # fmt: skip
     with torch.inference_mode():
-        model = GPT(config).eval()
+        model = GPT(config).to(getattr(torch, precision)).eval()
         model.lm_head.weight = model.transformer.wte.weight
         model.max_seq_length = longest
-        model.set_kv_cache(batch_size=count)
+        model.set_kv_cache(batch_size=count, dtype=getattr(torch, precision))
     prompts = torch.tensor(make_prompts(count))
     greedy = {"temperature": 0.0, "top_p": 0.0}
 
@@ -149,7 +151,7 @@ def time_litgpt(folder, count, tokens, rounds):
     return time_rounds(run, rounds)
 
 
-def time_mlx_lm(folder, count, tokens, rounds):
+def time_mlx_lm(folder, precision, count, tokens, rounds):
     """As `time_hermes`."""
     import importlib
 
@@ -158,6 +160,7 @@ def time_mlx_lm(folder, count, tokens, rounds):
 
     made = importlib.import_module("mlx_lm.generate")
     model, tokenizer = load(str(folder))
+    model.set_dtype(getattr(mx, precision))
     tokenizer.eos_token_ids = set()  # as many tokens as of the others
     prompts = make_prompts(count)
 
@@ -181,25 +184,25 @@ def time_rounds(run, rounds):
     return taken[1:]
 
 
-def measure_engine(name, folder, count, tokens, rounds):
+def measure_engine(name, *how):
     """Print the seconds of each round, as JSON; in a process of its own."""
     if name.startswith("hermes"):
-        taken = time_hermes(name.removeprefix("hermes-"), folder, count, tokens, rounds)
+        taken = time_hermes(name.removeprefix("hermes-"), *how)
     else:
         peers = {"transformers": time_transformers, "litgpt": time_litgpt, "mlx-lm": time_mlx_lm}
-        taken = peers[name](folder, count, tokens, rounds)
+        taken = peers[name](*how)
     print(json.dumps(taken))
 
 
-def make_server_command(name, folder, port, peers):
+def make_server_command(name, folder, precision, port, peers):
     """The command line of a server."""
     if name.startswith("hermes"):
         backend = name.removeprefix("hermes-")
         return [sys.executable, "-m", "hermes", "serve", "-c", folder, "--port", str(port),
-                "--backend", backend, "--precision", "float32"]  # fmt: skip
+                "--backend", backend, "--precision", precision]  # fmt: skip
     if name == "transformers":
         command = [peers, "-c", "from transformers.cli.transformers import main; main()"]
-        return [*command, "serve", str(folder), "--port", str(port), "--dtype", "float32"]
+        return [*command, "serve", str(folder), "--port", str(port), "--dtype", precision]
     return [peers, "-m", "mlx_lm", "server", "--model", str(folder), "--port", str(port)]
 
 
@@ -235,7 +238,7 @@ async def ask_many(address, model, clients, tokens):
     return statistics.median(firsts or [float("nan")]), clients * tokens / seconds
 
 
-def measure_server(name, folder, peers, clients, tokens, deadline):
+def measure_server(name, folder, precision, peers, clients, tokens, deadline):
     """Print the figures of a server by number of clients."""
     import httpx
 
@@ -246,7 +249,7 @@ def measure_server(name, folder, peers, clients, tokens, deadline):
     # The server of transformers lists the Hub's cache, and fails where there is none.
     with tempfile.TemporaryFile() as log, tempfile.TemporaryDirectory() as cache:
         process = subprocess.Popen(
-            make_server_command(name, folder, port, peers), stdout=log, stderr=log,
+            make_server_command(name, folder, precision, port, peers), stdout=log, stderr=log,
             env={**os.environ, "HF_HUB_CACHE": cache},
         )  # fmt: skip
         try:
@@ -300,13 +303,14 @@ def compare(chosen):
     tokens, rounds, clients = (16, 1, (1, 4)) if chosen.small else (128, 3, (1, 16, 64))
     with tempfile.TemporaryDirectory() as place:
         folder = write_model(Path(place), chosen.shape)
-        print(f"{chosen.shape}, float32, prompt {PROMPT}, {tokens} new tokens, "
+        print(f"{chosen.shape}, {chosen.precision}, prompt {PROMPT}, {tokens} new tokens, "
               f"{os.cpu_count()} cores", flush=True)  # fmt: skip
         for count in (1, 4 if chosen.small else 16) if chosen.part != "servers" else ():
             for name in chosen.only or ENGINES:
                 python = sys.executable if name.startswith("hermes") else chosen.peers
                 arguments = ("--worker", name, "--folder", folder, "--count", count,
-                             "--tokens", tokens, "--rounds", rounds)  # fmt: skip
+                             "--tokens", tokens, "--rounds", rounds,
+                             "--precision", chosen.precision)  # fmt: skip
                 try:
                     taken = json.loads(run_worker(python, arguments, chosen.deadline))
                 except RuntimeError as error:
@@ -321,7 +325,8 @@ def compare(chosen):
                 continue
             deadline = time.monotonic() + chosen.deadline
             try:
-                measure_server(name, folder, chosen.peers, clients, tokens // 2, deadline)
+                measure_server(name, folder, chosen.precision, chosen.peers, clients, tokens // 2,
+                               deadline)  # fmt: skip
             except (RuntimeError, TimeoutError, OSError, httpx.HTTPError) as error:
                 said = "not done in time" if isinstance(error, TimeoutError) else repr(error)
                 print(f"  {name:14} server: {said}", flush=True)
@@ -332,6 +337,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--peers", default=sys.executable)
     parser.add_argument("--shape", default="gpt2")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--only", action="append", choices=ENGINES)
     parser.add_argument("--part", choices=("engines", "servers"))
     parser.add_argument("--small", action="store_true")
@@ -341,7 +347,8 @@ def main():
         parser.add_argument(f"--{name}", type=kind, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.worker:
-        measure_engine(chosen.worker, chosen.folder, chosen.count, chosen.tokens, chosen.rounds)
+        measure_engine(chosen.worker, chosen.folder, chosen.precision, chosen.count, chosen.tokens,
+                       chosen.rounds)  # fmt: skip
         return
     with suppress(PermissionError):
         os.setpgid(0, 0)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hermes.api import backend, load_spec, train
+    from hermes.api_chat import chat
     from hermes.api_data import (
         PrepareResult,
         ShownDocument,
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     )
     from hermes.api_evaluation import EvalResult, evaluate
     from hermes.api_finetuning import finetune, sft
-    from hermes.api_generation import chat, generate
+    from hermes.api_generation import generate
     from hermes.api_models import ConvertResult, convert, merge
     from hermes.api_planning import make_recipe, plan
     from hermes.api_preferences import dpo
@@ -104,7 +105,8 @@ _HOMES = {
     "api_evaluation": ("EvalResult", "evaluate"),
     "api_finetuning": ("finetune", "sft"),
     "api_preferences": ("dpo",),
-    "api_generation": ("chat", "generate"),
+    "api_chat": ("chat",),
+    "api_generation": ("generate",),
     "api_models": ("ConvertResult", "convert", "merge"),
     "model": ("GeneratedText", "Model"),
     "model_loading": ("load",),

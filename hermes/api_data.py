@@ -10,13 +10,18 @@ from hermes.arguments import convert_arguments, name_own_arguments
 from hermes.call_display import display_call
 from hermes.data.checking import CheckOptions, Findings, RunPlan, check_text
 from hermes.data.document_reader import TextFormat
-from hermes.data.prepared import Part, PreparationOptions, merge_parts, prepare_tokens
+from hermes.data.prepared import (
+    Part,
+    PreparationOptions,
+    PrepareResult,
+    merge_parts,
+    prepare_tokens,
+)
 from hermes.data.prepared.documents import PreparedDocuments
 from hermes.data.prepared.manifest import read_manifest
 from hermes.data.prepared.verifying import verify_prepared
 from hermes.data.progress import PreparationProgress, report_progress
 from hermes.errors import HermesError
-from hermes.formatting import format_count, format_with_unit
 from hermes.interop.companions import read_template_settings
 from hermes.interop.hub import load_tokenizer, resolve_hub_path
 from hermes.stage_display import show_progress
@@ -30,41 +35,6 @@ __all__ = [
     "show_document",
     "verify_data",
 ]
-
-
-@dataclass(frozen=True, repr=False)
-class PrepareResult:
-    """Text that was prepared. whole: False where other parts are still to be done.
-
-    files: sources, of all parts.
-    """
-
-    output: Path
-    whole: bool
-    shards: int
-    tokens: int
-    documents: int
-    text_bytes: int
-    files: int
-    notes: tuple[str, ...] = ()
-
-    def describe(self, part: str | None = None) -> str:
-        """A line about it; part: the I/N that was asked for."""
-        kind = "" if self.whole else f"part {part} of "
-        files = f" from {format_count(self.files, 'files')}" if self.whole else ""
-        return (
-            f"{kind}{self.output}: {format_count(self.tokens, 'tokens')} of "
-            f"{format_count(self.documents, 'documents')}, "
-            f"{format_with_unit(self.text_bytes, 'B')} of text{files}, "
-            f"in {format_count(self.shards, 'shards')}"
-        )
-
-    def __repr__(self) -> str:
-        kind = "" if self.whole else "part of "
-        return (
-            f"PrepareResult({kind}{self.output}: {format_count(self.tokens, 'tokens')} of "
-            f"{format_count(self.documents, 'documents')} in {format_count(self.shards, 'shards')})"
-        )
 
 
 @name_own_arguments
@@ -109,14 +79,14 @@ def prepare(
     ) as say:
         if a["merge"]:
             _require_alone(a)
-            done = merge_parts(output)
+            result = merge_parts(output)
         else:
             if not data:
                 raise HermesError("no data: give data=FILE, a folder or a list of files")
             if tokenizer is None:
                 raise HermesError("no tokenizer: give --tokenizer FILE")
             made = tokenizer if isinstance(tokenizer, Tokenizer) else load_tokenizer(tokenizer)
-            done = prepare_tokens(
+            result = prepare_tokens(
                 data,
                 made.replace_roles(eos=eos, bos=a["bos"]),
                 output,
@@ -128,7 +98,6 @@ def prepare(
                 workers=a["workers"],
                 part=None if part is None else Part.parse(part),
             )
-        result = PrepareResult(**vars(done))
         for line in (*result.notes, result.describe(part)):
             say(line)
     return result

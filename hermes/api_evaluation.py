@@ -13,13 +13,14 @@ from hermes.call_display import display_call
 from hermes.chat_templates.template import Template
 from hermes.data import TextFormat
 from hermes.data.dataset import count_target_bytes
+from hermes.data.file_names import require_present
 from hermes.data.loading import DataOptions, load_tokens
 from hermes.data.token_stream import TokenStream
 from hermes.errors import DataError, HermesError
 from hermes.evaluation.perplexity import Perplexity, add_up, evaluate_perplexity, make_windows
 from hermes.finetuning.base_model import open_base_model
 from hermes.formatting import format_count
-from hermes.interop.hub import load_tokenizer
+from hermes.interop.hub import load_tokenizer, require_model_present
 from hermes.model import Model
 from hermes.model_loading import load
 from hermes.tasks.evaluation import TaskOptions, evaluate_tasks, require_harness, split_names
@@ -140,11 +141,6 @@ def _evaluate(
 ) -> EvalResult:
     """Evaluate as the arguments say. say: takes a line for each result."""
     asked = _choose_tasks(a)
-    model = load(
-        a["checkpoint"], a["backend"], a["device"], a["precision"], config=a["config"],
-        tokenizer=a["tokenizer"], ignore_fields=a["ignore_fields"], eos=a["eos"], bos=a["bos"],
-        force=a["force"], use_ema=a["use_ema"],
-    )  # fmt: skip
     options = DataOptions(
         TextFormat(a["text_field"], a["format"], a["documents"], a["no_header"]),
         a["max_bad_records"] if a["skip_bad_records"] else None,
@@ -152,6 +148,13 @@ def _evaluate(
         tell=lambda line: warnings.warn(line, stacklevel=5),
         force=a["force"],
     )
+    require_model_present(a["checkpoint"])
+    require_present(names)
+    model = load(
+        a["checkpoint"], a["backend"], a["device"], a["precision"], config=a["config"],
+        tokenizer=a["tokenizer"], ignore_fields=a["ignore_fields"], eos=a["eos"], bos=a["bos"],
+        force=a["force"], use_ema=a["use_ema"],
+    )  # fmt: skip
     found = EvalResult()
     if names:
         length = _find_seq_len(model) if a["seq_len"] is None else a["seq_len"]

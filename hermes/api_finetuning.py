@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hermes.api import bind_call, ignore_event, return_false, run_to_end
+from hermes.api_runs import bind_call, ignore_event, return_false, run_to_end
 from hermes.arguments import Call
 from hermes.data.conversations import read_conversations
-from hermes.data.files import expand_paths
+from hermes.data.file_names import expand_paths
 from hermes.distributed.agreement import all_or_none
 from hermes.finetuning.options import (
     apply_run_settings,

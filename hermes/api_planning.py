@@ -57,6 +57,7 @@ def plan(
     precision: str = "auto",
     grad_checkpoint: bool = False,
     selective_checkpoint: bool = False,
+    compile: bool | None = None,
     hardware: str | None = None,
     memory: float = 0.0,
     tokens_per_second: float = 0.0,
@@ -65,11 +66,11 @@ def plan(
 ) -> TrainingPlan:
     """Plan a run: memory of a process at its peak, largest micro-batch, hours, energy and price.
 
-    model to selective_checkpoint: as in `train` and `finetune`; of batches that grow the largest is
-    planned. max_len: as in `dpo`, whose batch_size pairs are planned then. tokens: of the whole
-    run, as 2_000_000_000 or "2B", instead of max_steps. num_processes: of the whole run. hardware:
-    a device of `hermes.model_info.datasheets`, None for the processors of this machine, whose speed
-    is measured. memory: GB for one process instead of the hardware's. tokens_per_second: of all
+    model to compile: as in `train` and `finetune`; of batches that grow the largest is planned.
+    max_len: as in `dpo`, whose batch_size pairs are planned then. tokens: of the whole run, as
+    2_000_000_000 or "2B", instead of max_steps. num_processes: of the whole run. hardware: a device
+    of `hermes.model_info.datasheets`, None for the processors of this machine, whose speed is
+    measured. memory: GB for one process instead of the hardware's. tokens_per_second: of all
     processes, instead of a speed that is predicted. price_per_hour: of all of them. watts: of one
     device. Raises HermesError.
     """
@@ -120,6 +121,7 @@ def plan(
         shard,
         shard_group,
         a["selective_checkpoint"],
+        compile,
     )
     available = int(a["memory"] * 1e9) or _find_available(device, placement)
     return plan_run(
@@ -293,7 +295,8 @@ def _find_speed(given: float, device: Datasheet | None, name: str | None, precis
     if device is None:
         if precision not in ("float32", "tf32"):
             return Speed()
-        return Speed(flops=measure_flops(), origin=f"predicted: {part}this machine's products")
+        origin = f"predicted: {part}the rate of this machine's matrix products"
+        return Speed(flops=measure_flops(), origin=origin)
     return Speed(
         flops=device.rates.get(precision, 0.0), origin=f"predicted: {part}the {name}'s peak"
     )

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from hermes.api import bind_call, ignore_event, return_false, run_to_end
+from hermes.api_runs import bind_call, ignore_event, return_false, run_to_end
 from hermes.arguments import Call
-from hermes.data.files import expand_paths
+from hermes.data.file_names import expand_paths
 from hermes.data.preferences import read_pairs
 from hermes.distributed.agreement import all_or_none
 from hermes.finetuning.dpo import DPOData

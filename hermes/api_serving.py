@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hermes.api_generation import make_cache_key, open_chat_model
+from hermes.api_chat import make_cache_key, open_chat_model
 from hermes.arguments import convert_arguments, name_own_arguments
 from hermes.errors import HermesError
 from hermes.inference.decoding import CONTEXT_OVERFLOWS

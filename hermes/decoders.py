@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "PREFILL_CHUNK",
     "Array",
     "ChoosesAhead",
     "ChoosesTokens",
@@ -19,11 +20,15 @@ __all__ = [
     "DecodesOnDevice",
     "DecodesRows",
     "KeepsRows",
+    "ReadsChunks",
     "RowDecoder",
     "Tensors",
     "TokenChoice",
     "WritesAhead",
 ]
+
+PREFILL_CHUNK = 512
+"""How many tokens of a prompt are read at once, which bounds the activations; see ReadsChunks."""
 
 Array = NDArray[np.generic]
 Tensors = Mapping[str, Array]
@@ -177,6 +182,16 @@ class DecodesOnDevice(Protocol):
 
     def make_device_row_decoder(self, rows: int, capacity: int) -> ChoosesAhead:
         """A `row_decoder` of the same kind."""
+        ...
+
+
+@runtime_checkable
+class ReadsChunks(Protocol):
+    """A model whose device reads prompts in other chunks than of PREFILL_CHUNK tokens."""
+
+    @property
+    def prefill_chunk(self) -> int:
+        """How many tokens of a prompt are read at once, where nothing else is asked for."""
         ...
 
 

@@ -39,6 +39,7 @@ def format_with_unit(count: float, unit: str) -> str:
 def name_type(value: Any) -> str:
     """Name the type of a JSON value in words; of numbers and booleans, show the value."""
     kinds = {dict: "an object", list: "a list", str: "a string", type(None): "null"}
+    kinds |= {bytes: "bytes"}  # of Parquet
     return kinds.get(type(value), repr(value)[:40])
 
 

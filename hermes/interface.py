@@ -29,6 +29,7 @@ from hermes.batch import (
     check_tokens,
 )
 from hermes.decoders import (
+    PREFILL_CHUNK,
     Array,
     ChoosesAhead,
     ChoosesTokens,
@@ -37,13 +38,14 @@ from hermes.decoders import (
     DecodesOnDevice,
     DecodesRows,
     KeepsRows,
+    ReadsChunks,
     RowDecoder,
     Tensors,
     TokenChoice,
     WritesAhead,
 )
 from hermes.distributed.process_group import ProcessGroup, RankInfo
-from hermes.errors import MissingBackend, explain_exhaustion
+from hermes.errors import MissingBackend, explain_exhaustion, suggest_nearest
 from hermes.recipe import Recipe
 from hermes.spec import ModelSpec
 from hermes.stages import report_stage
@@ -52,6 +54,7 @@ from hermes.train_state import LazyTensors, LossScale, StepReport, TrainState
 __all__ = [
     "IGNORE",
     "PRECISIONS",
+    "PREFILL_CHUNK",
     "SHARDS",
     "SHORT_NAMES",
     "Array",
@@ -72,6 +75,7 @@ __all__ = [
     "Model",
     "Options",
     "PreferencePairs",
+    "ReadsChunks",
     "RowDecoder",
     "StepReport",
     "Tensors",
@@ -85,6 +89,8 @@ __all__ = [
     "find_backend",
     "list_backends",
 ]
+
+DEVICES = ("cpu", "cuda", "gpu", "mps")  # which some call a backend
 
 
 class Model(Protocol):
@@ -209,7 +215,12 @@ def find_backend(name: str) -> Backend:
     """Load a backend by name and import its framework. Raises MissingBackend."""
     points = {point.name: point for point in entry_points(group="hermes.backends")}
     if name not in points:
-        raise MissingBackend(f"backend {name!r} is unknown; known are {', '.join(sorted(points))}")
+        known = f"known are {', '.join(sorted(points))}"
+        if name.partition(":")[0].lower() in DEVICES:
+            hint = f", but a device: give it as --device; {known}"
+        else:
+            hint = suggest_nearest(name.lower(), points) or f"; {known}"
+        raise MissingBackend(f"backend {name!r} is unknown{hint}")
     report_stage(f"loading {name}")
     try:
         found = cast(Backend, points[name].load())

@@ -14,14 +14,18 @@ from hermes.errors import CheckpointError, HermesError
 from hermes.formatting import format_count
 from hermes.inference.beam_search import search_beams
 from hermes.inference.decoding import (
-    PREFILL_CHUNK,
     check_stop_ids,
     generate_choices,
     generate_tokens,
     warn_of_full_context,
 )
 from hermes.inference.engine import Engine
-from hermes.inference.generated_text import GeneratedText, describe_choices, score_tokens
+from hermes.inference.generated_text import (
+    GeneratedText,
+    describe_beam,
+    describe_choices,
+    score_tokens,
+)
 from hermes.inference.grammar import compile_json_schema
 from hermes.inference.prompt_cache import CacheKey, PromptCache, run_with_cache
 from hermes.inference.request import Generation, Request
@@ -30,7 +34,7 @@ from hermes.inference.sampling_defaults import choose_sampling
 from hermes.inference.sampling_options import make_sampling
 from hermes.interface import Model as BackendModel
 from hermes.interface import find_backend
-from hermes.interop.companions import check_rows
+from hermes.interop.companions import check_rows, describe_spare_rows
 from hermes.model_info.memory import explain_out_of_memory
 from hermes.numerics.params import count_parameters
 from hermes.spec import ModelSpec
@@ -88,13 +92,7 @@ class Model:
         found = self._read_tokenizer()
         rows = self.spec.vocab_size
         check_rows(found, rows)
-        if not _is_padding(rows - found.vocab_size, rows):
-            warnings.warn(
-                f"the model has rows for {format_count(rows - found.vocab_size, 'more tokens')} "
-                f"than the tokenizer's {found.vocab_size:,}; they are never produced",
-                stacklevel=3,
-            )
-        for note in found.roles.notes:
+        for note in filter(None, (describe_spare_rows(found, rows), *found.roles.notes)):
             warnings.warn(note, stacklevel=3)
         return found
 
@@ -187,7 +185,7 @@ class Model:
         rows: int = 16,
         capacity: int | None = None,
         max_queue: int = 1024,
-        prefill_chunk: int = PREFILL_CHUNK,
+        prefill_chunk: int | None = None,
         batch_invariant: bool = False,
     ) -> Engine:
         """An engine that generates many texts at once. Arguments are those of `Engine`."""
@@ -276,11 +274,11 @@ class Model:
         stop: strings before which the text ends, or one. stop_ids: tokens that end it, beside the
         model's. logprobs: how many of the most likely tokens come with each one. echo: the prompt
         is part of the text; with max_tokens 0 and logprobs, a given text is scored.
-        context_overflow: 'stop'
-        ends the text where the context is full, 'slide' forgets the first half of it. json_schema:
-        the text is JSON of this schema; {} for any, and {"type": "object"} for any object. It is
-        whole unless max_tokens or the context end it. prompt_cache: a file from which as much of
-        the prompt as it has is taken instead of read, and which has all of it afterwards.
+        context_overflow: 'stop' ends the text where the context is full, 'slide' forgets the first
+        half of it. json_schema: the text is JSON of this schema; {} for any, and
+        {"type": "object"} for any object. It is whole unless max_tokens or the context end it.
+        prompt_cache: a file from which as much of the prompt as it has is taken instead of read,
+        and which has all of it afterwards.
         """
         request = self.make_request(
             prompt,
@@ -330,16 +328,7 @@ class Model:
                 vocab_size=self._num_tokens,
                 length_penalty=length_penalty,
             )
-        return [
-            GeneratedText(
-                self.tokenizer.decode(beam.tokens, continued=bool(prompt)),
-                len(beam.tokens),
-                beam.finish_reason,
-                seed=0,
-                score=beam.score,
-            )
-            for beam in beams
-        ]
+        return [describe_beam(self.tokenizer, beam, continued=bool(prompt)) for beam in beams]
 
     def explain_memory(self, advice: str) -> AbstractContextManager[None]:
         """A block that raises OutOfMemory where memory runs out in it. advice: what to choose."""
@@ -406,12 +395,3 @@ class Model:
             generation.stop,
             logprobs,
         )
-
-
-def _is_padding(spare: int, rows: int) -> bool:
-    """Whether a model has no more rows without a token than padding makes.
-
-    Below 0: special tokens may lack a row, as Gemma 3's <image_soft_token> does: text never has
-    them.
-    """
-    return spare <= rows // 50 or (spare < 128 and rows % 64 == 0)

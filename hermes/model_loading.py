@@ -10,10 +10,15 @@ from hermes.errors import CheckpointError
 from hermes.inference.prompt_cache import CacheKey, hash_weights
 from hermes.interface import SHORT_NAMES, Backend, Options, choose_backend
 from hermes.interop.companions import check_rows, open_tokenizer, read_generation_config
-from hermes.interop.hub import load_tokenizer
+from hermes.interop.hub import load_tokenizer, require_model_present
 from hermes.interop.open_model import StoredModel, open_model
 from hermes.model import Model
-from hermes.model_info.devices import choose_device, choose_precision, report_model
+from hermes.model_info.devices import (
+    choose_device,
+    choose_precision,
+    report_model,
+    require_precision,
+)
 from hermes.model_info.fitting import count_loaded_bytes, find_free_memory, require_memory
 from hermes.model_info.memory import explain_out_of_memory
 from hermes.spec import ModelSpec
@@ -54,6 +59,10 @@ def load(
     MissingBackend, Unsupported.
     """
     convert_arguments(load, locals())
+    require_model_present(checkpoint)
+    require_precision(precision)
+    if isinstance(tokenizer, str | Path):
+        tokenizer = load_tokenizer(tokenizer)
     found = choose_backend(backend)
     device_name = choose_device(found, device)
     full = choose_precision(precision, found, device)
@@ -100,7 +109,7 @@ def check_loading(
 
 
 def _choose_tokenizer(
-    source: StoredModel, given: str | Path | Tokenizer | None, eos: str | None, bos: bool | None
+    source: StoredModel, given: Tokenizer | None, eos: str | None, bos: bool | None
 ) -> Callable[[], Tokenizer] | None:
     """Choose the tokenizer beside a model, or the one given, which must be the same."""
 
@@ -115,14 +124,12 @@ def _choose_tokenizer(
     has_own = has_tokenizer(source.files)
     if given is None:
         return cache(lambda: finish(read())) if has_own else None
-    # What the user gave is looked at now.
-    found = given if isinstance(given, Tokenizer) else load_tokenizer(given)
     own = read() if has_own else None
-    if own is not None and found.fingerprint != own.fingerprint:
+    if own is not None and given.fingerprint != own.fingerprint:
         raise CheckpointError(
-            f"the tokenizer given has {found.vocab_size} tokens and is not the one of "
+            f"the tokenizer given has {given.vocab_size} tokens and is not the one of "
             f"{source.path}, which has {own.vocab_size}; leave it out to use that one"
         )
-    check_rows(found, source.spec.vocab_size)
+    check_rows(given, source.spec.vocab_size)
     # The same vocabulary: the model's files say which of its tokens begin and end a text.
-    return lambda: finish(found if own is None else found.take_roles(own))
+    return lambda: finish(given if own is None else given.take_roles(own))

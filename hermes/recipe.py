@@ -177,9 +177,13 @@ class Recipe:
 
     def __post_init__(self) -> None:
         convert_fields(self)
-        choices = ", ".join
-        require(self.objective in OBJECTIVES, "objective", self.objective, choices(OBJECTIVES))
-        require(self.schedule in SCHEDULES, "schedule", self.schedule, choices(SCHEDULES))
+        for name, known in (
+            ("objective", OBJECTIVES),
+            ("schedule", SCHEDULES),
+            ("decay_shape", DECAY_SHAPES),
+        ):
+            value = getattr(self, name)
+            require(value in known, name, value, f"one of {', '.join(known)}")
         require(0 < self.lr < math.inf, "lr", self.lr, "above 0")
         for name in ("batch_size", "grad_accum", "seq_len"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
@@ -192,8 +196,6 @@ class Recipe:
         require(0 <= self.warmup_ratio <= 1, "warmup_ratio", self.warmup_ratio, "from 0 to 1")
         require(0 < self.power < math.inf, "power", self.power, "above 0")
         require(0 <= self.z_loss < math.inf, "z_loss", self.z_loss, "at least 0")
-        shapes = choices(DECAY_SHAPES)
-        require(self.decay_shape in DECAY_SHAPES, "decay_shape", self.decay_shape, shapes)
         require(0 <= self.grad_clip < math.inf, "grad_clip", self.grad_clip, "at least 0")
         require(0 <= self.seed < 2**63, "seed", self.seed, "at least 0 and below 2^63")
         for name in ("freeze_layers", "freeze"):
@@ -250,11 +252,11 @@ class Recipe:
         return changes if changes and changes[0][0] == 0 else ((0, self.batch_size), *changes)
 
     def find_batch_size(self, step: int) -> int:
-        """Sequences per micro-batch and rank in the step behind `step` steps."""
+        """Sequences per micro-batch and rank in the step that follows `step` steps."""
         return find_size(self.list_batch_sizes(), step, self.batch_size)
 
     def find_seq_len(self, step: int) -> int:
-        """Tokens of a sequence in the step behind `step` steps."""
+        """Tokens of a sequence in the step that follows `step` steps."""
         changes = parse_size_schedule("seq_len_schedule", self.seq_len_schedule)
         return find_size(changes, step, self.seq_len)
 

@@ -32,14 +32,13 @@ class _Held:
     def enter(self) -> None:
         """Begin a block."""
         with self._lock:
-            self._blocks += 1
-            if self._blocks > 1:
-                return
-            if self._file < 0:
-                with tempfile.TemporaryFile(buffering=0) as file:
-                    self._file = os.dup(file.fileno())
-            self._real = os.dup(STDERR)
-            os.dup2(self._file, STDERR)
+            if not self._blocks:
+                if self._file < 0:
+                    with tempfile.TemporaryFile(buffering=0) as file:
+                        self._file = os.dup(file.fileno())
+                self._real = os.dup(STDERR)
+                os.dup2(self._file, STDERR)
+            self._blocks += 1  # it may have raised: then there is no block to leave
 
     def leave(self, panicked: bool) -> None:
         """End a block; the last one passes on what was written. panicked: by a panic."""

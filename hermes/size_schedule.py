@@ -29,5 +29,5 @@ def parse_size_schedule(name: str, text: str) -> tuple[tuple[int, int], ...]:
 
 
 def find_size(changes: Sequence[tuple[int, int]], step: int, first: int) -> int:
-    """The size of the step behind `step` steps; first: before any change."""
+    """The size in the step that follows `step` steps; first: before any change."""
     return next((size for start, size in reversed(changes) if start <= step), first)

@@ -44,7 +44,7 @@ class StageDisplay:
     print_line: prints a line for the user. draw: shows a text in place and erases it for "", None
     where only lines can be printed. check: called with each report; may raise KeyboardInterrupt.
     measure: the columns that there are for a text in place, where it is alone in them; a bar fills
-    what is left of them.
+    what is left of them. Where it is alone, short stages one behind the other are no long silence.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class StageDisplay:
         self._what, self._done, self._total = "", 0, 0
         self._facts: tuple[str, ...] = ()
         self._pace: deque[tuple[float, int]] = deque(maxlen=PACE)  # when, and what was done
-        self._began = self._shown_at = time.monotonic()
+        self._began = self._shown_at = self._seen_at = time.monotonic()
         self._drawn = False
         self._lock = threading.Lock()
         self._ended = threading.Event()
@@ -110,11 +110,13 @@ class StageDisplay:
         if self._what:
             self._pace.append((now, self._done))
         patience = LOG_PATIENCE if self._draw_text is None else PATIENCE
-        if not self._what or now - self._began < patience:
+        is_alone = self._draw_text is not None and self._measure is not None
+        silence = now - (self._seen_at if is_alone else self._began)
+        if not self._what or not (self._drawn or silence >= patience):
             return
         if self._draw_text is not None:
             self._draw_text(self._describe(now))
-            self._drawn = True
+            self._drawn, self._seen_at = True, now
         elif self._shown_at == self._began or now - self._shown_at >= REPEAT:
             self._shown_at = now
             self._print_line(self._describe(now))
@@ -161,7 +163,7 @@ class StageDisplay:
     def _erase(self) -> None:
         if self._drawn and self._draw_text is not None:
             self._draw_text("")
-            self._drawn = False
+            self._drawn, self._seen_at = False, time.monotonic()
 
 
 def _join(words: list[str]) -> str:

@@ -1,27 +1,37 @@
 """A real browser, headless, driven through the pipe that Chromium opens for debuggers."""
 
+import fcntl
 import itertools
 import json
 import os
 import shutil
 import subprocess
-import time
 from base64 import b64decode
 
 import pytest
 
+from tests.waiting import PATIENCE, wait_until
+
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
 needs_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
-WAIT = 60
+
+
+def _open_pipe():
+    """A pipe whose ends are none of the descriptors that the browser gets them as."""
+    low = os.pipe()
+    high = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in low]
+    for end in low:
+        os.close(end)
+    return high
 
 
 class Browser:
     """One page in a browser of its own. faults: errors that the page's scripts raised."""
 
     def __init__(self, profile, width=1200, height=900):
-        read_here, write_there = os.pipe()
-        read_there, write_here = os.pipe()
+        read_here, write_there = _open_pipe()
+        read_there, write_here = _open_pipe()
         # Chromium reads commands from descriptor 3 and writes to 4.
         command = (
             f'exec "$0" "$@" 3<&{read_there} 4>&{write_there} {read_there}<&- {write_there}>&-'
@@ -73,7 +83,11 @@ class Browser:
     def open(self, url):
         self.run("window.leaving = true")
         self._ask("Page.navigate", url=url)
-        self.wait("window.leaving === undefined && document.readyState === 'complete'")
+        # The empty page before the first is complete, too, and one in between has no body yet.
+        self.wait(
+            "window.leaving === undefined && document.readyState === 'complete'"
+            " && document.body !== null && location.href !== 'about:blank'"
+        )
 
     def run(self, script):
         """The value of a JavaScript expression, awaited."""
@@ -84,11 +98,9 @@ class Browser:
 
     def wait(self, script):
         """Wait until an expression is true, and return its value."""
-        end = time.monotonic() + WAIT
-        while not (value := self.run(script)):
-            assert time.monotonic() < end, f"never true: {script}"
-            time.sleep(0.05)
-        return value
+        values = []
+        wait_until(lambda: values.append(self.run(script)) or values[-1])
+        return values[-1]
 
     def press(self, key, code=0, modifiers=0):
         for kind in ("rawKeyDown", "char", "keyUp") if key == "Enter" else ("rawKeyDown", "keyUp"):
@@ -107,6 +119,6 @@ class Browser:
 
     def close(self):
         self._process.terminate()
-        self._process.wait(30)
+        self._process.wait(PATIENCE)
         self._in.close()
         os.close(self._out)

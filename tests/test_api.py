@@ -177,8 +177,15 @@ def test_frozen_layers_keep_their_weights_and_the_others_do_not(trained, tmp_pat
 def test_a_backend_is_had_by_name():
     assert hermes.backend("torch").name == "torch"
     assert hermes.backend().name in ("torch", "mlx")
-    with pytest.raises(MissingBackend, match="backend 'jax' is unknown; known are"):
-        hermes.backend("jax")
+    for name, hint in {
+        "jax": "; known are mlx, numpy, torch",
+        "pytorch": "; did you mean 'torch'?",
+        "MLX": "; did you mean 'mlx'?",
+        "cuda:0": ", but a device: give it as --device; known are mlx, numpy, torch",
+    }.items():
+        with pytest.raises(MissingBackend) as refused:
+            hermes.backend(name)
+        assert str(refused.value) == f"backend {name!r} is unknown{hint}"
 
 
 def test_auto_is_mlx_on_apple_silicon_and_torch_elsewhere(monkeypatch):
@@ -221,7 +228,8 @@ def test_rows_without_a_token_are_said_and_tokens_without_a_row_refused(
         else:
             assert model.tokenizer is tokenizer
     more = f"rows for {rows - tokens:,} more tokens than the tokenizer's {tokens:,}"
-    assert [more in str(one.message) for one in said] == [True] * (found == "warned")
+    own = [one for one in said if one.category is UserWarning]  # not what is collected meanwhile
+    assert [more in str(one.message) for one in own] == [True] * (found == "warned")
 
 
 @pytest.mark.parametrize("backend", ["torch", "mlx"])
@@ -254,5 +262,5 @@ def test_files_that_contradict_each_other_about_bos_are_named_once(trained, tmp_
     begun.save(folder / "tokenizer.json")
     with pytest.warns(UserWarning, match=r"^tokenizer_config.json says add_bos_token false, ") as w:
         assert hermes.load(folder).encode("the") == begun.encode("the")
-    assert len(w) == 1
+    assert len([one for one in w if one.category is UserWarning]) == 1
     assert hermes.load(folder, bos=True).encode("the") == [begun.bos_id, *begun.encode("the")]

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 import hermes as library
+from hermes import errors
 
 
 def load_page_links():
@@ -56,6 +57,14 @@ def test_a_page_shows_a_picture_of_the_assets():
     source = ROOT / "docs" / "guides" / "watching.md"
     moved = page_links.move_links("![it](../assets/watch.png)", source, "guides/watching.md")
     assert moved == "![it](../assets/watch.png)"
+
+
+@pytest.mark.parametrize("page", ["docs/reference/commands.md", "specs/reliability.md"])
+def test_a_table_of_exit_codes_has_every_one(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    shown = {int(code) for code in re.findall(r"^\| (\d+) \| ", text, re.MULTILINE)}
+    kinds = [errors.HermesError, *errors.HermesError.__subclasses__()]
+    assert shown == {0, 2, 130} | {kind.exit_code for kind in kinds}
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -15,8 +15,6 @@ from hermes_cli import main
 from hermes_cli.options.error_names import name_options
 
 FAR = -1_000_000  # below what any option with a range takes
-# Numbers without a range, or which only a finished run of other files would judge.
-WITHOUT = {"length_penalty"}
 DATA = {"sft": "c.jsonl", "dpo": "p.jsonl"}
 TRAINED = "--checkpoint run --data FILE --output o --device cpu --dry-run"
 # The command, and what else it is given, so that nothing but the number is wrong.
@@ -44,6 +42,7 @@ BESIDE = {
     "num_fewshot": "--tasks TASK",
     "limit": "--tasks TASK",
     "logprobs": "--json",
+    "length_penalty": "--num-beams 2",
 }
 FUNCTIONS = {"eval": "evaluate", "data check": "check_data"}
 # Of the commands that are numbers of processes, and those without a function of one name.
@@ -55,7 +54,7 @@ def list_numbers():
     found = {}
     for command in CALLS:
         for name, option in get_options(command).items():
-            if option.type in (int, float) and name not in WITHOUT:
+            if option.type in (int, float):
                 found.setdefault(name, command)
     return [(command, name) for name, command in found.items()]
 
@@ -66,7 +65,7 @@ def test_every_command_with_numbers_is_here():
         for command in COMMANDS
         if any(one.type in (int, float) for one in get_options(command).values())
     }
-    known = {name for _, name in list_numbers()} | WITHOUT
+    known = {name for _, name in list_numbers()}
     for command in numbers - set(CALLS):
         more = {n for n, one in get_options(command).items() if one.type in (int, float)}
         assert more - known <= NOT_HERE.get(command, set()), command
@@ -146,8 +145,8 @@ def test_a_number_out_of_range_names_the_argument(here, monkeypatch, function, c
         given[key] = True if is_flag else words.pop(0)
     if function == "chat":
         given.pop("prompt", None)
-    if "lora_rank" in given:
-        given["lora_rank"] = int(given["lora_rank"])
+    for whole in {"lora_rank", "num_beams"} & given.keys():
+        given[whole] = int(given[whole])
     if "input" in given:
         given["data"] = given.pop("input")
     given.pop("json", None)

@@ -11,7 +11,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+BLOCKS = BLOCK.findall(README)
 
 
 def blocks(language):
@@ -57,8 +58,10 @@ def test_the_python_example_works(folder):
     assert re.search(r"\(1, \d+, 1000\)$", run([sys.executable, "example.py"], folder).strip())
 
 
-def test_the_architecture_shown_is_right(folder):
-    (text,) = [text for name, text in BLOCKS if text.startswith("model ")]
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md"])
+def test_the_architecture_shown_is_right(folder, page):
+    shown = BLOCK.findall((ROOT / page).read_text(encoding="utf-8"))
+    (text,) = [text for _, text in shown if text.startswith("model ")]
     (folder / "small.mal").write_text(text, encoding="utf-8")
     assert "small" in run(["hermes", "mal", "check", "small.mal"], folder)
     run(["hermes", "mal", "format", "--check", "small.mal"], folder)

@@ -6,11 +6,12 @@ those that MLX has freed it keeps for later arrays, up to 1.5 times the recommen
 
 import mlx.core as mx
 
-__all__ = ["CLEAR_EVERY", "claim_memory", "clear_cache", "count_free_memory"]
+__all__ = ["CLEAR_EVERY", "METAL_CHUNK", "claim_memory", "clear_cache", "count_free_memory"]
 
 WORKING_SET = "max_recommended_working_set_size"
 CACHE_SHARE = 4  # freed buffers may take a quarter: a step's own sizes return, others do not
 CLEAR_EVERY = 256  # tokens of a text, as in mlx-lm: each has made buffers of another length
+METAL_CHUNK = 2048  # tokens of a prompt that are read at once, as in mlx-lm: a GPU wants many rows
 
 
 def read_working_set() -> int | None:

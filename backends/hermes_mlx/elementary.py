@@ -69,6 +69,18 @@ def gelu_tanh(x: Array) -> Array:
     return x * (1 + mx.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x))) / 2
 
 
+def gelu_tanh_plain(x: Array) -> Array:
+    """gelu_tanh, or where x is large x / (1 + exp(-2 u)), u being what it takes tanh of.
+
+    That is the same, as (1 + tanh u) / 2 = 1 / (1 + exp(-2 u)), and the faster of the two on a CPU.
+    """
+    if x.size <= FEW:
+        return gelu_tanh(x)
+    slope = 2 * math.sqrt(2 / math.pi)
+    # The bound is silu_exact's.
+    return x / (1 + exp(mx.minimum(x * (-slope - 0.044715 * slope * (x * x)), 80)))
+
+
 def relu(x: Array) -> Array:
     """max(x, 0)."""
     return mx.maximum(x, 0)

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from hermes.errors import HermesError
 from hermes.formatting import format_count
-from hermes.interface import Batch, LazyTensors, TokenChoice, check_tokens
+from hermes.interface import PREFILL_CHUNK, Batch, LazyTensors, TokenChoice, check_tokens
 from hermes.numerics.row_layout import find_windows
 from hermes_mlx.cache import KVCache
 from hermes_mlx.chunked_loss import choose_chunk_size
 from hermes_mlx.compiled_evaluation import CompiledEvaluation
 from hermes_mlx.context import Context
-from hermes_mlx.device_memory import CLEAR_EVERY, clear_cache
+from hermes_mlx.device_memory import CLEAR_EVERY, METAL_CHUNK, clear_cache
 from hermes_mlx.invariant_rows import InvariantRowDecoder
 from hermes_mlx.loss import preference_loss, upcast
 from hermes_mlx.row_decoder import DeviceRowDecoder, RowDecoder
@@ -80,12 +80,18 @@ class Model:
 
     def row_logprobs(self, tokens: Ids, targets: Ids) -> NDArray[np.floating]:
         """Each row's summed log-probability of its targets, summed as in training. -> (B,)."""
-        runtime = self.runtime
-        with runtime.apply_options():
-            pair_layout = runtime.make_pair_layout(targets)
-            return runtime.to_numpy(
-                self._score(runtime.ops.row_logprobs, tokens, targets, pair_layout)
-            )
+        with self.runtime.apply_options():
+            return self.runtime.to_numpy(self._compute_rows(tokens, targets))
+
+    def _compute_rows(self, tokens: Ids, targets: Ids) -> Array:
+        """row_logprobs on the device, compiled where that is asked for."""
+        tokens, targets = np.asarray(tokens), np.asarray(targets)
+        if self._evaluation.is_on:
+            check_tokens(self.spec, tokens)
+            self._require_room(tokens)
+            return self._evaluation.compute_rows(tokens, targets)
+        pair_layout = self.runtime.make_pair_layout(targets)
+        return self._score(self.runtime.ops.row_logprobs, tokens, targets, pair_layout)
 
     def loss(self, batch: Batch) -> float:
         """The batch's loss over all micro-batches, without dropout."""
@@ -106,7 +112,7 @@ class Model:
         if self._evaluation.is_on:
             check_tokens(self.spec, tokens)
             self._require_room(tokens)
-            return self._evaluation.compute(tokens, targets, segments, weights)
+            return self._evaluation.compute_loss(tokens, targets, segments, weights)
         logprobs = self._compute_logprobs(tokens, targets, segments)
         if weights is not None:
             logprobs = logprobs * self.runtime.to_device(weights, self.runtime.master)
@@ -119,10 +125,7 @@ class Model:
         runtime, rows = self.runtime, []
         with runtime.apply_options():
             for a in range(len(batch.tokens)):
-                pair_layout = runtime.make_pair_layout(batch.targets[a])
-                sums = self._score(
-                    runtime.ops.row_logprobs, batch.tokens[a], batch.targets[a], pair_layout
-                )
+                sums = self._compute_rows(batch.tokens[a], batch.targets[a])
                 targets = runtime.to_device(batch.targets[a])
                 reference = runtime.to_device(batch.pairs.reference[a], runtime.master)
                 weights = None
@@ -154,6 +157,11 @@ class Model:
         """A row_decoder of which a row's bits do not depend on the others."""
         return InvariantRowDecoder(self.runtime, rows, capacity)
 
+    @property
+    def prefill_chunk(self) -> int:
+        """How many tokens of a prompt are read at once, as `ReadsChunks` says."""
+        return METAL_CHUNK if self.runtime.is_on_gpu else PREFILL_CHUNK
+
     def params(self) -> LazyTensors:
         """The weights, one at a time."""
         tensors = self.runtime.get_parameters()
@@ -176,8 +184,8 @@ class Decoder:
     def __init__(self, runtime: Runtime, batch_size: int, capacity: int):
         self._runtime, self._rows, self._capacity = runtime, batch_size, capacity
         windows = find_windows(runtime.spec, capacity)
-        made = batch_size, capacity
-        runtime.require_pass(batch_size, 1, capacity, batch_size, cache=made)
+        new_cache = batch_size, capacity
+        runtime.require_pass(batch_size, 1, capacity, batch_size, cache=new_cache)
         self._cache = KVCache(runtime.spec.num_layers, capacity, windows)
 
     def advance(self, tokens: Ids) -> NDArray[np.floating]:
@@ -204,8 +212,8 @@ class Decoder:
         runtime, ctx = self._runtime, self._runtime.make_context(self._cache)
         B, T = tokens.shape
         length = self._cache.length + T
-        made = (0, 0) if self._cache.length else (B, self._capacity)
-        runtime.require_pass(B, T, length, B, cache=made)
+        new_cache = (0, 0) if self._cache.length else (B, self._capacity)
+        runtime.require_pass(B, T, length, B, cache=new_cache)
         runtime.tables.prepare(self._capacity)
         x = runtime.module.model(tokens, ctx)[:, -1]
         if length // CLEAR_EVERY > self._cache.length // CLEAR_EVERY:

@@ -32,6 +32,7 @@ from hermes_mlx.elementary import (
     gelu,
     gelu_exact,
     gelu_tanh,
+    gelu_tanh_plain,
     relu,
     relu2,
     sigmoid_exact,
@@ -283,7 +284,9 @@ EXACT = replace(
 )
 PLAIN = replace(
     FAST,
-    activations=MappingProxyType({**FAST.activations, "silu": silu_plain}),
+    activations=MappingProxyType(
+        {**FAST.activations, "silu": silu_plain, "gelu_tanh": gelu_tanh_plain}
+    ),
     clamp_swiglu=clamp_swiglu_exact,
     attention=attention_plain,
     sigmoid=sigmoid_exact,

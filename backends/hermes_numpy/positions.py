@@ -21,7 +21,7 @@ def rotary_angles(rope: Rope, size: int, positions: Array, length: int) -> tuple
     Pair i of R / 2 rotates by theta^(-2 i / R) radians per position. Scalings lower that frequency,
     and yarn and longrope also multiply cosines and sines. length: of the row or the KV cache.
     Sources: Su et al. 2021, RoFormer, arXiv:2104.09864, section 3.4.2; of the scalings in
-    hermes.spec.parts.
+    hermes.spec.rope.
     """
     frequency, magnitude = np.empty(size // 2), 1.0
     for i in range(size // 2):

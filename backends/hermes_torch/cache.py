@@ -10,6 +10,21 @@ from hermes.numerics.row_layout import ROW_PARTS, Move, RowLayout, RowPass
 Windows = tuple[int | None, ...]
 
 
+def choose_cache_type(new: Array) -> torch.dtype:
+    """The type in which keys or values like these are kept.
+
+    On a CPU float32 for those in 16 bits: attention of a single query to 126 or more of them takes
+    4 times as long in bfloat16, in which its kernel has no vectors (torch 2.13).
+    """
+    return torch.float32 if new.device.type == "cpu" and new.itemsize == 2 else new.dtype
+
+
+def allocate(new: Array, size: int, rows: int | None = None) -> Array:
+    """A buffer of `size` places a row, by default as many rows, for keys or values (B, K, T, D)."""
+    shape = (rows or new.shape[0], new.shape[1], size, new.shape[3])
+    return new.new_empty(shape, dtype=choose_cache_type(new))
+
+
 class KVCache:
     """Keys and values of every layer, in buffers that are allocated once.
 
@@ -32,10 +47,7 @@ class KVCache:
         window, buffers = self._windows[layer], self._layers[layer]
         size = self.capacity if window is None else 2 * window
         if buffers is None:
-            B, K, _, D = k.shape
-            shape = (B, K, size)
-            buffers = k.new_empty((*shape, D)), v.new_empty((*shape, v.shape[-1]))
-            self._layers[layer] = buffers
+            buffers = self._layers[layer] = allocate(k, size), allocate(v, size)
         (keys, values), T = buffers, k.shape[2]
         start = self.length if window is None else self._kept[layer]
         if window is None or start + T <= size:
@@ -45,8 +57,8 @@ class KVCache:
             first = 0 if window is None else max(start - window + 1, 0)
             return keys[:, :, first:end], values[:, :, first:end]
         past = slice(max(start - window + 1, 0), start)
-        k = torch.cat([keys[:, :, past], k], 2)
-        v = torch.cat([values[:, :, past], v], 2)
+        k = torch.cat([keys[:, :, past], k.to(keys.dtype)], 2)
+        v = torch.cat([values[:, :, past], v.to(values.dtype)], 2)
         self._kept[layer] = kept = min(window, k.shape[2])
         keys[:, :, :kept] = k[:, :, -kept:]
         values[:, :, :kept] = v[:, :, -kept:]
@@ -97,7 +109,7 @@ class RowCache:
         for buffer, new in zip(buffers, (k, v), strict=True):
             move_tokens(buffer, current.moves[window])
             if new.shape[2] == 1:
-                buffer[self._rows, :, self._index[window]] = new[:, :, 0]
+                buffer[self._rows, :, self._index[window]] = new[:, :, 0].to(buffer.dtype)
             else:
                 for b, (row_index, place, count) in enumerate(
                     zip(current.rows, current.places[window], current.counts, strict=True)
@@ -109,9 +121,9 @@ class RowCache:
 
     def _allocate(self, size: int, k: Array, v: Array) -> tuple[Array, Array]:
         """Buffers of `size` places a row for keys and values like these."""
-        shape = (self.layout.rows, k.shape[1], size)
+        keys, values = (allocate(new, size, self.layout.rows) for new in (k, v))
         # Zeros, since masked places count 0 times what is there, which must be a number.
-        return k.new_zeros((*shape, k.shape[-1])), v.new_zeros((*shape, v.shape[-1]))
+        return keys.zero_(), values.zero_()
 
     def open_row(self, row: int, source: int, length: int) -> None:
         """Copy what is kept of the first `length` tokens of a row, and clear what follows them."""

@@ -179,7 +179,25 @@ class Context:
         sinks: Array | None,
         site: int,
     ) -> Array:
-        """Call a layer's attention in this pass, with its arguments in order."""
+        """Call a layer's attention in this pass, with its arguments in order.
+
+        A cache may keep keys and values in a wider type than the pass has: they meet in that.
+        """
+        y = self._attend(attention, q.to(k.dtype), k, v, spec, slopes, sinks, site)
+        return y.to(q.dtype)
+
+    def _attend(
+        self,
+        attention: Callable[..., Array],
+        q: Array,
+        k: Array,
+        v: Array,
+        spec: AttentionSpec,
+        slopes: Array | None,
+        sinks: Array | None,
+        site: int,
+    ) -> Array:
+        """attend, in one type."""
         return attention(q, k, v, spec, slopes, sinks, self, site)
 
     def relative_positions(self, T: int, S: int) -> Array:

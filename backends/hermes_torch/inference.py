@@ -67,12 +67,19 @@ class Model:
     @torch.no_grad()
     def row_logprobs(self, tokens: Ids, targets: Ids) -> NDArray[np.floating]:
         """Each row's summed log-probability of its targets, summed as in training. -> (B,)."""
-        runtime = self.runtime
-        with runtime.apply_options():
-            pair_layout = runtime.make_pair_layout(targets)
-            return runtime.to_numpy(
-                self._score(runtime.ops.row_logprobs, tokens, targets, pair_layout)
-            )
+        with self.runtime.apply_options():
+            return self.runtime.to_numpy(self._compute_rows(tokens, targets))
+
+    def _compute_rows(self, tokens: Ids, targets: Ids) -> Array:
+        """row_logprobs on the device, compiled where that works."""
+        tokens, targets = np.asarray(tokens), np.asarray(targets)
+        if self._compiles_evaluation(tokens):
+            check_tokens(self.spec, tokens)
+            rows = self._evaluation.compute_rows(tokens, targets)
+            if rows is not None:
+                return rows
+        pair_layout = self.runtime.make_pair_layout(targets)
+        return self._score(self.runtime.ops.row_logprobs, tokens, targets, pair_layout)
 
     @torch.no_grad()
     def loss(self, batch: Batch) -> float:
@@ -92,7 +99,7 @@ class Model:
         weights = None if batch.weights is None else batch.weights[a]
         if self._compiles_evaluation(tokens):
             check_tokens(self.spec, tokens)
-            loss = self._evaluation.compute(tokens, targets, segments, weights)
+            loss = self._evaluation.compute_loss(tokens, targets, segments, weights)
             if loss is not None:
                 return loss
         logprobs = self._compute_logprobs(tokens, targets, segments)
@@ -111,10 +118,7 @@ class Model:
         runtime, rows = self.runtime, []
         with runtime.apply_options():
             for a in range(len(batch.tokens)):
-                pair_layout = runtime.make_pair_layout(batch.targets[a])
-                sums = self._score(
-                    runtime.ops.row_logprobs, batch.tokens[a], batch.targets[a], pair_layout
-                )
+                sums = self._compute_rows(batch.tokens[a], batch.targets[a])
                 targets = runtime.to_device(batch.targets[a])
                 reference = runtime.to_device(batch.pairs.reference[a], runtime.master)
                 weights = None

@@ -65,7 +65,7 @@ class InvariantContext(RowContext):
         rows = len(self._alone)
         return super().update(layer, k[:rows], v[:rows])
 
-    def attend(
+    def _attend(
         self,
         attention: Callable[..., Array],
         q: Array,

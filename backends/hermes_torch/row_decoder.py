@@ -134,8 +134,11 @@ class RowDecoder:
     def read_row(self, row: int) -> dict[str, NDArray[np.floating]]:
         """What the cache has of a row, as `KeepsRows` says."""
         with self._runtime.apply_options():
-            found = self._cache.read_row(row)
-            return {name: np.array(self._runtime.to_numpy(part)) for name, part in found.items()}
+            runtime, found = self._runtime, self._cache.read_row(row)
+            return {
+                name: np.array(runtime.to_numpy(part.to(runtime.dtype)))
+                for name, part in found.items()
+            }
 
     @torch.inference_mode()
     def write_row(

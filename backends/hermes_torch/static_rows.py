@@ -130,7 +130,7 @@ class StaticRowCache(RowCache):
         if buffers is None:
             buffers = self._layers[layer] = self._allocate(self.layout.get_size(window), k, v)
         for buffer, new in zip(buffers, (k, v), strict=True):
-            buffer[inputs.rows, :, inputs.places[window]] = new[:, :, 0]
+            buffer[inputs.rows, :, inputs.places[window]] = new[:, :, 0].to(buffer.dtype)
         return buffers[0][:, :, :width], buffers[1][:, :, :width]
 
 
@@ -174,7 +174,7 @@ class StaticContext(RowContext):
     def _make_mask(self, T: int, S: int, spec: AttentionSpec) -> Array:
         return self._compare_positions(T, S, spec)
 
-    def attend(
+    def _attend(
         self,
         attention: Callable[..., Array],
         q: Array,

@@ -12,6 +12,10 @@ def main() -> None:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
+        # Before anything opens a file: it would get the number of one that is closed.
+        from hermes_cli.display.robust_stderr import open_standard_streams
+
+        open_standard_streams()
         from hermes_cli.launch.signals import Signals
 
         with Signals() as signals:

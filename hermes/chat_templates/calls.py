@@ -12,6 +12,7 @@ from typing import Any
 from hermes.chat_templates.messages import Message
 from hermes.chat_templates.template import Template
 from hermes.errors import DataError
+from hermes.storage.plain_json import load_json
 
 __all__ = ["KEY", "convert_calls", "write_call"]
 
@@ -41,8 +42,8 @@ def _convert_call(call: Any, as_text: bool) -> Any:
         return {**call, "arguments": json.dumps(arguments, ensure_ascii=False)}
     if not as_text and isinstance(arguments, str):
         try:
-            found = json.loads(arguments)
-        except (ValueError, RecursionError):
+            found = load_json(arguments)
+        except ValueError:
             return call
         return {**call, "arguments": found} if isinstance(found, dict) else call
     return call

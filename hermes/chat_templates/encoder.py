@@ -56,6 +56,15 @@ class ChatEncoder:
         longest_first = sorted(set(special) - allowed, key=len, reverse=True)
         self._names = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
         self._known_roles: set[str] = set()
+        self._end_of_turn: int | None = None
+
+    def copy_with_arguments(self, arguments: Mapping[str, Any]) -> "ChatEncoder":
+        """The same with more arguments of the template. Raises DataError for unknown ones."""
+        own = self.template
+        template = Template(
+            own.source, where=own.where, names=own.names, arguments={**own.arguments, **arguments}
+        )
+        return ChatEncoder(self.tokenizer, template, self.message_tokens)
 
     def encode(self, conversation: Conversation, *, whole: bool = False) -> Example:
         """Encode a conversation, up to the last token in the loss mask.
@@ -165,9 +174,11 @@ class ChatEncoder:
 
     def find_end_of_turn(self) -> int:
         """Find the token that ends the assistant's turn. Raises DataError."""
-        turn = ({"role": "user", "content": "a"}, {"role": "assistant", "content": "a"})
-        (example,) = self._encode(Conversation(turn, self.template.where), False, several=False)
-        return int(example.ids[example.loss_mask][-1])
+        if self._end_of_turn is None:
+            turn = ({"role": "user", "content": "a"}, {"role": "assistant", "content": "a"})
+            (example,) = self._encode(Conversation(turn, self.template.where), False, several=False)
+            self._end_of_turn = int(example.ids[example.loss_mask][-1])
+        return self._end_of_turn
 
     def _encode_text(self, text: str) -> list[int]:
         if self.tokenizer.eos_id is None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,11 @@ class Example:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def token_weights(self) -> NDArray[Any]:
+        """The weight of each token in the loss, 0 for those that are no targets. (N,)"""
+        return self.loss_mask if self.weights is None else self.weights
 
 
 def make_example(

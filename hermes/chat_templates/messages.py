@@ -1,12 +1,12 @@
 """Conversations and messages, and the checks of what files give for them."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from hermes.errors import DataError, suggest_nearest
 from hermes.formatting import describe_missing, describe_surrogate, name_type
+from hermes.storage.plain_json import load_json
 
 __all__ = [
     "ROLES",
@@ -121,8 +121,8 @@ def read_list(value: Any, where: str) -> list[Any]:
     """Check a list of objects, which may be written as JSON in a string. Raises DataError."""
     if isinstance(value, str):
         try:
-            value = json.loads(value) if value.strip() else []
-        except (ValueError, RecursionError):
+            value = load_json(value) if value.strip() else []
+        except ValueError:
             raise DataError(f"{where}: a string that is not JSON; a list is needed") from None
     if not isinstance(value, list):
         raise DataError(f"{where}: found {name_type(value)} where a list is needed")

@@ -156,7 +156,7 @@ def locate(
     skipped: tuple[SkippedCheckpoint, ...] = ()
     if (path / MANIFEST).exists() or not list_steps(path):
         if not path.exists():
-            raise CheckpointError(f"there is no checkpoint {path}")
+            raise CheckpointError(f"{path}: no such file or folder; check the name")
         if not (path / MANIFEST).exists():
             raise CheckpointError(f"{path} is neither a checkpoint nor a run: it has no {MANIFEST}")
         checkpoint = open_checkpoint(path, hashes=hashes)

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 
 from hermes.errors import CheckpointError, HermesError, StorageError
+from hermes.storage.locks import NO_LOCKS
 from hermes.storage.strict_json import parse_json, render_json
 
 __all__ = ["RunLock"]
@@ -20,12 +21,16 @@ class RunLock:
     """Locks a run's folder for this process, from construction until `close` or its exit.
 
     The file `.lock` names the holder's process and host. It remains after the lock is released,
-    empty unless the holder was killed, and means nothing then: only the flock on it counts. Raises
-    HermesError where another process holds the lock, StorageError where it cannot be taken.
+    empty unless the holder was killed, and means nothing then: only the flock on it counts.
+
+    required: False to do without where the file system has no locks, as Lustre mounted without
+    flock; `notes` then has a sentence for the user. Raises HermesError where another process holds
+    the lock, StorageError where it cannot be taken.
     """
 
-    def __init__(self, run: Path):
+    def __init__(self, run: Path, *, required: bool = True):
         self._path = run / NAME
+        self.notes: tuple[str, ...] = ()
         self._made, self._held = not run.exists(), False
         try:
             run.mkdir(parents=True, exist_ok=True)
@@ -37,7 +42,16 @@ class RunLock:
                 f"cannot write to {run}: {(error.strerror or str(error)).lower()}"
             ) from error
         try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if required or error.errno not in NO_LOCKS:
+                    raise
+                reason = (error.strerror or str(error)).lower()
+                self.notes = (
+                    f"{run} cannot be locked ({reason}), so a second process that trains in it "
+                    "is not refused; start none",
+                )
             self._held = True
             # Written in place: an atomic replacement would be another file, which nobody locked.
             holder = render_json({"host": socket.gethostname(), "process": os.getpid()})

@@ -105,8 +105,10 @@ def save(
     except StorageError as error:
         if not is_full(error):
             raise
+        free = count_free_bytes(run)
+        rest = "" if free is None else f" and {free} are free"
         raise StorageError(
-            f"{error}; the checkpoint needs {needed} bytes and {count_free_bytes(run)} are free"
+            f"{error}; the checkpoint needs {needed} bytes{rest}"
         ) from error.__cause__
     return target
 

@@ -4,7 +4,8 @@ from hermes.data.conversations import read_conversations
 from hermes.data.dataset import Dataset
 from hermes.data.document_reader import Document, TextFormat, read_documents
 from hermes.data.example_dataset import ExampleDataset
-from hermes.data.files import expand_paths, spool
+from hermes.data.file_names import expand_paths
+from hermes.data.files import spool
 from hermes.data.order import Cursor, count_run_samples, split_windows
 from hermes.data.preference_dataset import PreferenceDataset
 from hermes.data.preferences import read_pairs

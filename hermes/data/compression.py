@@ -19,6 +19,9 @@ __all__ = ["COMPRESSIONS", "open_decompressed", "strip_compression"]
 
 COMPRESSIONS = ("gz", "xz", "zst")
 BLOCK = 1 << 20
+# Bytes that a frame of Zstandard may look back on, which are held: as many as `zstd --long=31`
+# writes, since large collections of text are published so; the library's own limit is 1 << 27.
+LONGEST_WINDOW = 1 << 31
 
 
 def strip_compression(name: str) -> tuple[str, str]:
@@ -100,7 +103,8 @@ class _ZstdReader(io.RawIOBase):
                 raise _Damage("the file ends inside a frame")
             return False
         if self._frame is None:
-            self._frame = self._library.ZstdDecompressor().decompressobj()
+            library = self._library
+            self._frame = library.ZstdDecompressor(max_window_size=LONGEST_WINDOW).decompressobj()
         try:
             self._plain = memoryview(self._frame.decompress(data))
         except self._library.ZstdError as error:

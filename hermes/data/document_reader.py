@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 from hermes.data.bad_records import BadRecords, skip_or_raise
 from hermes.data.compression import strip_compression
+from hermes.data.file_names import expand_paths
 from hermes.data.files import (
     FORMATS,
     STANDARD_INPUT,
@@ -20,7 +21,6 @@ from hermes.data.files import (
     describe_empty,
     describe_formats,
     describe_textless,
-    expand_paths,
     find_format,
     name_source,
     read_items,
@@ -29,9 +29,9 @@ from hermes.data.files import (
 )
 from hermes.data.hub_datasets import is_hub_dataset, read_hub_dataset
 from hermes.data.records import Record, read_file_records
-from hermes.data.text_field import advise_text_field
+from hermes.data.text_field import describe_missing_text
 from hermes.errors import DataError
-from hermes.formatting import describe_missing, describe_surrogate, name_type
+from hermes.formatting import describe_surrogate, name_type
 from hermes.tokenizer.bytelevel import split_text
 
 __all__ = [
@@ -132,9 +132,10 @@ def require_text(
         raise DataError(describe_textless(names))
 
 
+TOKENS = ".bin"
 # Endings of files that are no text, and would be read as one by mistake.
 BINARY = {
-    *(".arrow", ".bz2", ".zip", ".tar", ".tgz", ".bin", ".npy", ".npz"),
+    *(".arrow", ".bz2", ".zip", ".tar", ".tgz", ".npy", ".npz"),
     *(".safetensors", ".pt", ".pth", ".pdf", ".docx", ".epub", ".png", ".jpg"),
 }
 
@@ -151,15 +152,19 @@ def choose_format(path: Path, text_format: TextFormat) -> str:
         chosen = "txt" if path == STANDARD_INPUT else find_format(path)
     if chosen is None:
         ending = Path(strip_compression(path.name)[0]).suffix
+        if ending.lower() == TOKENS:
+            raise DataError(
+                f"{name_source(path)}: a {TOKENS} file holds tokens, where text is needed; train "
+                "and eval take it as it is, with the --tokenizer that made it"
+            )
         if ending.lower() in BINARY:
             raise DataError(
                 f"{name_source(path)}: unknown ending {ending!r}; known are {describe_formats()}, "
                 f"also with {describe_compressions()} behind it: rename it, or say by "
                 "--format which format it has"
             )
-        warnings.warn(
-            f"{name_source(path)}: unknown ending {ending!r}, read as text; --format says otherwise"
-        )
+        what = f"unknown ending {ending!r}" if ending else "no ending"
+        warnings.warn(f"{name_source(path)}: {what}, read as text; --format says otherwise")
         chosen = "txt"
     return chosen
 
@@ -283,7 +288,7 @@ def _read_text(record: Record, field: str) -> str:
     where = record.where
     if isinstance(value, dict):
         if field not in value:
-            found = describe_missing(field, value, advise_text_field(value), chosen=True)
+            found = describe_missing_text(field, value, is_table=bool(record.header))
             raise DataError(f"{record.header or where}: {found}")
         text = value[field]
         where = f"{where}: field {field!r}"

@@ -52,7 +52,10 @@ def encode_pair(pair: PreferencePair, encoder: ChatEncoder, *, counts: bool = Tr
 
 
 def encode_pairs(pairs: Sequence[PreferencePair], encoder: ChatEncoder) -> Iterator[EncodedPair]:
-    """Encode each pair as `encode_pair` does, while the next ones are rendered. Raises DataError"""
+    """Encode each pair as `encode_pair` does, while the next ones are rendered.
+
+    Raises DataError.
+    """
     conversations = (one for pair in pairs for one in _make_conversations(pair))
     sides = (side for (side,) in encoder.encode_many(conversations, several=False))
     for pair, chosen, rejected in zip(pairs, sides, sides, strict=True):
@@ -138,11 +141,11 @@ def encode_plain_pair(pair: PreferencePair, tokenizer: Tokenizer) -> EncodedPair
 
     has_text = bool(pair.texts[0])
 
-    def side(text: str) -> Example:
+    def encode_side(text: str) -> Example:
         ids = [*prompt, *tokenizer.encode(text, continued=has_text), tokenizer.eos_id]
         return Example(np.array(ids, np.int32), np.arange(len(ids)) >= len(prompt), pair.where)
 
-    sides = side(pair.texts[1]), side(pair.texts[2])
+    sides = encode_side(pair.texts[1]), encode_side(pair.texts[2])
     encoded = _require_different(EncodedPair(*sides, pair.weight))
     fixed = 1 if prompt[0] == tokenizer.bos_id else 0
     return replace(encoded, shorten=lambda max_len: _cut_prompt(encoded, max_len, fixed))

@@ -21,6 +21,7 @@ from hermes.distributed.agreement import all_or_none
 from hermes.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from hermes.errors import StorageError
 from hermes.storage.durable import write_atomically
+from hermes.storage.plain_json import load_json
 
 __all__ = ["EncodedRecords", "ExampleCache"]
 
@@ -89,7 +90,10 @@ class ExampleCache:
         self, folder: Path, places: Sequence[str], encode: Callable[[], EncodedRecords]
     ) -> EncodedRecords:
         if self.folder is None and not can_write_cache(folder.parent):
-            self.tell(f"{folder.parent} cannot be written to, so records are encoded at each start")
+            self.tell(
+                f"{folder.parent} cannot be written to or locked, so records are encoded at each "
+                "start"
+            )
             return encode()
         with wait_for_lock(folder, self.tell, "encodes the same records"):
             found = _read_examples(folder / EXAMPLES, places)
@@ -129,7 +133,7 @@ def _read_examples(path: Path, places: Sequence[str]) -> EncodedRecords | None:
     try:
         with np.load(path, allow_pickle=False) as file:
             found = {name: file[name] for name in file.files}
-        about = json.loads(found["about"].tobytes())
+        about = load_json(found["about"].tobytes())
         examples = _split_examples(found, places)
         return EncodedRecords(examples, found["records"].tolist(), about["unread"], about["facts"])
     except Exception:  # a torn archive raises whatever its part does; it is made anew

@@ -79,13 +79,11 @@ def fill_weights(rows: Sequence[Sequence[Example]], width: int) -> NDArray[np.fl
         at = 0
         for example in row:
             end = at + len(example) - 1
-            own = example.loss_mask if example.weights is None else example.weights
-            weights[r, at:end] = own[1:]
+            weights[r, at:end] = example.token_weights[1:]
             at = end
     return weights
 
 
 def sum_weights(example: Example) -> float:
     """The sum of an example's weights, 1 of each target where it has none."""
-    own = example.loss_mask if example.weights is None else example.weights
-    return float(own[1:].sum(dtype=np.float64))
+    return float(example.token_weights[1:].sum(dtype=np.float64))

@@ -1,8 +1,6 @@
-"""Finds input files by name, folder or pattern, and decodes them."""
+"""Opens input files and decodes them."""
 
 import codecs
-import glob
-import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,14 +10,7 @@ from typing import IO, BinaryIO, TypeVar
 
 from hermes.data.bad_records import BadRecordError, BadRecords
 from hermes.data.compression import COMPRESSIONS, open_decompressed, strip_compression
-from hermes.data.prepared_folder import is_prepared
-from hermes.data.remote import (
-    is_remote,
-    list_remote,
-    open_remote,
-    refuse_secrets,
-    restore_address,
-)
+from hermes.data.remote import is_remote, open_remote, restore_address
 from hermes.errors import DataError, StorageError
 from hermes.formatting import format_count
 
@@ -32,7 +23,6 @@ __all__ = [
     "describe_empty",
     "describe_formats",
     "describe_textless",
-    "expand_paths",
     "find_format",
     "name_source",
     "open_source",
@@ -44,11 +34,18 @@ __all__ = [
 
 FORMATS = ("csv", "json", "jsonl", "parquet", "tsv", "txt")
 STANDARD_INPUT = Path("-")
+SPOOLED = "standard-input"  # the stem of a temporary file that has what came from there
 BLOCK = 1 << 20  # bytes
 LONGEST_LINE = 1 << 28  # characters that are held of one line, paragraph, cell or item
-LONGEST_NAME = 4096  # characters of a path, at most, on Linux
-LONGEST_PART = 255  # bytes of a name between slashes, at most
-MOST_WORDS = 5  # of such a name that is not there and is yet taken for one
+# By their first bytes: other encodings that a file may have; the longer ones first.
+MARKS = {
+    codecs.BOM_UTF32_LE: "UTF-32",
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
+COMPRESSED = {b"\x1f\x8b": "gz", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zst"}
+LOOKED_AT = 64  # bytes by which UTF-16 without a mark is known
 
 T = TypeVar("T")
 Paths = str | Path | Iterable[str | Path]
@@ -60,95 +57,12 @@ def find_format(path: Path) -> str | None:
     return ending if ending in FORMATS else None
 
 
-def expand_paths(paths: Paths) -> list[Path]:
-    """List the files that names, folders and patterns stand for; '-' stays as it is.
-
-    So does an address such as s3://BUCKET/FILE, whose pattern stands for the files it matches.
-
-    A folder stands for all files in and below it with a known ending, a pattern for the files it
-    matches, both sorted by name; names that begin with a dot are hidden: AppleDouble's, say, or an
-    editor's copies. Raises DataError where one stands for no file, or is a folder of prepared
-    tokens.
-    """
-    named = [paths] if isinstance(paths, str | Path) else list(paths)
-    if not named:
-        raise DataError(
-            "no files of text are given; give a file, a folder, or - for standard input"
-        )
-    try:
-        return [file for name in named for file in _expand_path(_check_name(name))]
-    except OSError as error:
-        raise StorageError(f"cannot look at {error.filename}: {error.strerror}") from error
-
-
-def _check_name(name: object) -> Path:
-    """A name as a path. Raises DataError for what names no file, such as a text itself."""
-    if not isinstance(name, str | os.PathLike):
-        raise DataError(
-            f"data is a list of {type(name).__name__}, not of names of files; write the text to a "
-            "file, and give its name"
-        )
-    text = os.fspath(name)
-    if "\n" in text or len(text) > LONGEST_NAME or _is_sentence(text):
-        raise DataError(
-            f"data is a text of {len(text):,} characters, not the name of a file; write it to a "
-            "file, and give its name"
-        )
-    refuse_secrets(text)
-    return Path(name)
-
-
-def _is_sentence(text: str) -> bool:
-    """Whether a name is a sentence instead, which may be private and is not to be repeated.
-
-    No file system takes a part of more than 255 bytes, and what has many words and names no file
-    is not likely to be the name of one.
-    """
-    path = Path(text)
-    if is_remote(path):
-        return False
-    if any(len(os.fsencode(part)) > LONGEST_PART for part in path.parts):
-        return True
-    has_many_words = any(len(part.split()) > MOST_WORDS for part in path.parts)
-    return has_many_words and not path.exists() and not glob.glob(text, recursive=True)
-
-
-def _expand_path(path: Path) -> list[Path]:
-    if is_remote(path):
-        return list_remote(path)
-    if path == STANDARD_INPUT or path.is_file() or path.is_fifo() or path.is_char_device():
-        return [path]
-    if path.is_dir():
-        if is_prepared(path):
-            raise DataError(
-                f"{path} holds prepared tokens, where text is needed; name the text that it was "
-                "made from (train and eval take the folder alone, hermes data verify checks it)"
-            )
-        found = sorted(
-            f for f in path.rglob("*") if find_format(f) and f.is_file() and not _is_hidden(f, path)
-        )
-        if not found:
-            raise DataError(
-                f"{path}: the folder has no {describe_formats()} file in it; give one that has"
-            )
-        return found
-    if glob.has_magic(str(path)):
-        if matched := [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]:
-            return [file for match in matched for file in _expand_path(match)]
-        raise DataError(f"{path}: the pattern matches no file; check the folder and the ending")
-    raise DataError(f"{path}: no such file; check the name")
-
-
-def _is_hidden(file: Path, folder: Path) -> bool:
-    return any(part.startswith(".") for part in file.relative_to(folder).parts)
-
-
 def spool(stream: BinaryIO, directory: str | Path, *, file_format: str = "txt") -> Path:
     """Copy a stream that can be read only once to a file in a temporary folder.
 
     The file is not synced: it is of use to this command only. Raises StorageError.
     """
-    path = Path(directory) / f"standard-input.{file_format}"
+    path = Path(directory) / f"{SPOOLED}.{file_format}"
     try:
         with open(path, "wb") as file:
             shutil.copyfileobj(stream, file)
@@ -172,7 +86,8 @@ def name_source(path: Path) -> str:
     """The name of a source in messages."""
     if is_remote(path):
         return restore_address(path)[1]
-    return "standard input" if path == STANDARD_INPUT else str(path)
+    is_spooled = path.stem == SPOOLED and path.parent.name.startswith("hermes-")
+    return "standard input" if path == STANDARD_INPUT or is_spooled else str(path)
 
 
 def _open_file(path: Path) -> AbstractContextManager[BinaryIO]:
@@ -210,6 +125,8 @@ def decode_file(
     done, line, started = 0, 1, False
     while True:
         block = file.read(BLOCK)
+        if not done:
+            _require_utf_8(block, name)
         incomplete = len(decoder.getstate()[0])
         try:
             text = decoder.decode(block, final=not block)
@@ -227,6 +144,26 @@ def decode_file(
             started = True
         if not block:
             return
+
+
+def _require_utf_8(start: bytes, name: str) -> None:
+    """Refuse a file of which every record would be misread. start: its first bytes.
+
+    Every second byte of UTF-16 is 0 in a text of ASCII alone. Raises DataError.
+    """
+    if packed := next((COMPRESSED[mark] for mark in COMPRESSED if start.startswith(mark)), ""):
+        raise DataError(
+            f"{name}: compressed, which its name does not say; decompress it, or put .{packed} "
+            "behind the name"
+        )
+    found = next((MARKS[mark] for mark in MARKS if start.startswith(mark)), "")
+    first = start[: min(LOOKED_AT, len(start) // 2 * 2)]
+    if len(first) >= 8 and {any(first[::2]), any(first[1::2])} == {True, False}:
+        found = found or "UTF-16"
+    if found:
+        raise DataError(
+            f"{name}: {found}, where UTF-8 is needed; convert it, as in iconv -f {found} -t UTF-8"
+        )
 
 
 def split_lines(parts: Iterable[str], name: str) -> Iterator[str]:
@@ -287,9 +224,10 @@ def read_items(
 
 def describe_empty(path: Path, what: str) -> str:
     """The sentence about a source with nothing in it."""
-    is_stdin = path == STANDARD_INPUT
+    name = name_source(path)
+    is_stdin = name == name_source(STANDARD_INPUT)
     advice = "pipe some in, or name a file" if is_stdin else "leave it out or fill it"
-    return f"{name_source(path)}: empty, there is no {what} in it; {advice}"
+    return f"{name}: empty, there is no {what} in it; {advice}"
 
 
 def describe_textless(names: Sequence[str]) -> str:

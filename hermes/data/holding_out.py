@@ -15,12 +15,13 @@ BLOCK = 1 << 20  # tokens looked through at a time
 
 
 def split_at_document(
-    stream: TokenStream, val_fraction: float, eos_id: int | None
+    stream: TokenStream, val_fraction: float, eos_id: int | None, what: str = "the text"
 ) -> tuple[TokenStream, TokenStream]:
     """Split a stream where a document begins: what to train on, and what to hold out.
 
     The latter has at least val_fraction of the tokens, and begins with the last document that
-    begins before that many. Raises DataError where no document begins in the stream before that.
+    begins before that many. what: its name in errors. Raises DataError where no document begins in
+    the stream before that.
     """
     if eos_id is None:
         raise DataError("--hold-out documents needs a tokenizer with a token that ends a text")
@@ -35,6 +36,6 @@ def split_at_document(
             train, held_out = (replace(stream, tokens=part, _temporary=None) for part in parts)
             return train, held_out
     raise DataError(
-        f"the text has no document that ends before its last {val_fraction:.3g}; give more than "
+        f"{what} has no document that ends before its last {val_fraction:.3g}; give more than "
         "one document, or --hold-out windows"
     )

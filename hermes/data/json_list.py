@@ -12,10 +12,12 @@ from typing import Any
 from hermes.data.files import require_short
 from hermes.errors import DataError
 from hermes.formatting import name_type
+from hermes.storage.plain_json import DuplicateKeyError, decode_json
 
 __all__ = ["read_json_list"]
 
-HINT = "one list is needed; a file of one object a line is called .jsonl"
+ADVICE = "a file of one object a line is called .jsonl"
+HINT = f"one list is needed; {ADVICE}"
 SPACE = re.compile(r"[ \t\n\r]*")
 # How far before the end of a text an error may be that is of the text's breaking off: the longest
 # are a literal, -Infinity, and a pair of surrogates, \ud83d\ude00.
@@ -35,7 +37,7 @@ def read_json_list(parts: Iterable[str], name: str) -> Iterator[Any]:
         value = text.decode()
         if text.find_next():
             raise text.explain("Extra data")
-        raise DataError(f"{name}: found {name_type(value)} where a list is needed")
+        raise DataError(f"{name}: found {name_type(value)} where a list is needed; {ADVICE}")
     text.at += 1
     if text.find_next() != "]":
         yield text.decode()
@@ -55,7 +57,6 @@ class _JsonText:
 
     def __init__(self, parts: Iterable[str], name: str):
         self._parts, self._name = iter(parts), name
-        self._decoder = json.JSONDecoder()
         self._text, self.at = "", 0
         self._lines, self._columns = 0, 0  # before the text that is held
         self._is_whole = False
@@ -94,13 +95,16 @@ class _JsonText:
         """Decode the value that begins here, and go behind it. Raises DataError."""
         while True:
             try:
-                value, end = self._decoder.raw_decode(self._text, self.at)
+                value, end = decode_json(self._text, self.at)
             except json.JSONDecodeError as error:
                 breaks_off = error.msg.startswith("Unterminated string")
                 breaks_off |= error.pos >= len(self._text) - NEAR
                 if self._is_whole or not breaks_off:
                     raise self.explain(error.msg, error.pos) from None
-            except (ValueError, RecursionError) as error:  # a number too long, nesting too deep
+            except DuplicateKeyError as error:
+                line, _ = self._locate(self.at)
+                raise DataError(f"{self._name}:{line}: {error}; keep one") from None
+            except ValueError as error:  # NaN, a number too long, nesting too deep
                 line, _ = self._locate(self.at)
                 raise DataError(
                     f"{self._name}:{line}: JSON that cannot be read ({error}); {HINT}"

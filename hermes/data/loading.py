@@ -2,7 +2,6 @@
 
 import os
 import shlex
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +16,8 @@ from hermes.data.document_reader import (
     read_file,
     require_text,
 )
-from hermes.data.files import Paths, expand_paths
+from hermes.data.file_names import expand_paths, read_names
+from hermes.data.files import Paths
 from hermes.data.prepared.cache import (
     CACHED_FROM,
     can_write_cache,
@@ -41,6 +41,7 @@ from hermes.data.token_space import check_token_space
 from hermes.data.token_stream import TokenStream, tokenize
 from hermes.errors import DataError
 from hermes.storage.addresses import require_local
+from hermes.storage.temporary import find_temporary_folder
 
 if TYPE_CHECKING:
     from hermes.tokenizer import Tokenizer
@@ -78,7 +79,7 @@ def load_tokens(paths: Paths, tokenizer: "Tokenizer", options: DataOptions) -> T
     Raises DataError where one is mixed with another or was made with another tokenizer, and
     StorageError.
     """
-    named = [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]
+    named = read_names(paths)
     if any(is_prepared(path) for path in named):
         return _open_prepared(named, tokenizer)
     files = expand_paths(named)
@@ -162,8 +163,10 @@ def _load_text(files: Sequence[Path], tokenizer: "Tokenizer", options: DataOptio
                 tell=options.tell,
                 before=check_space,
             )
-        options.tell(f"{cache} cannot be written to, so the text is tokenized at each start")
-    check_space(Path(tempfile.gettempdir()))
+        options.tell(
+            f"{cache} cannot be written to or locked, so the text is tokenized at each start"
+        )
+    check_space(find_temporary_folder())
     bad = None if options.max_bad_records is None else BadRecords(options.max_bad_records)
     reading = _SourceReading(sources, options.text_format, bad)
     stream = tokenize(

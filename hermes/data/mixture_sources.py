@@ -11,7 +11,6 @@ a file of options, and in Python, a mixture may be a mapping instead:
         10000: {web: 0.2, code: 0.8}
 """
 
-import glob
 import math
 import os
 import re
@@ -20,9 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hermes.data.file_names import find_matches
 from hermes.data.remote import locate_source
 from hermes.errors import DataError, suggest_nearest
 from hermes.formatting import name_type
+from hermes.storage.addresses import expand_home
 
 __all__ = [
     "WeightedSource",
@@ -34,9 +35,12 @@ __all__ = [
     "strip_weights",
 ]
 
+MOST = 1_000_000_000  # of a weight, so that the sum of all is a number, too
 LEAST = 0.001  # share of a source, of which a block of samples then has some
-NUMBER = r"(\d+(\.\d*)?|\.\d+)"
+NUMBER = r"(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?"
 WEIGHTED = re.compile(rf"(?P<files>.+):(?P<weights>{NUMBER}(,{NUMBER}@\d+)*)")
+# What was meant as weights and is none: -1, 0,7 for 0.7, nan.
+MEANT = re.compile(r".+:(?P<weights>\s*([-+\d.,@eE\s]*\d[-+\d.,@eE\s]*|[-+]?(nan|inf))\s*)")
 NAMED = re.compile(r"(?P<name>[A-Za-z_][\w.-]*)=(?P<files>.+)")
 SCHEDULE, FILES, WEIGHT = "schedule", "files", "weight"
 
@@ -106,27 +110,41 @@ def parse_mixture(names: Sequence[str]) -> tuple[WeightedSource, ...]:
 
 def _parse_item(text: str) -> _Item | None:
     """What a name says; None where it has no weight."""
-    match = None if os.path.lexists(text) else WEIGHTED.fullmatch(text)
+    if os.path.lexists(text):
+        return None
+    match = WEIGHTED.fullmatch(text)
     if match is None:
+        if meant := MEANT.fullmatch(text):
+            raise DataError(_describe_no_weight(text, meant["weights"]))
         return None
     files, weights = match["files"], {}
     for part in match["weights"].split(","):
         weight, _, step = part.partition("@")
         if int(step or 0) in weights:
             raise DataError(f"--data {text}: more than one weight from step {int(step or 0):,} on")
-        weights[int(step or 0)] = float(weight)
+        weights[int(step or 0)] = number = float(weight)
+        if number > MOST:
+            raise DataError(_describe_no_weight(text, weight))
     named = _split_name(files)
     if named is None:
+        files = expand_home(files)
         return _Item(files, files, weights, False)
     return _Item(*named, weights, True)
+
+
+def _describe_no_weight(text: str, weight: str) -> str:
+    return (
+        f"--data {text}: {weight!r} is no weight; expected a number from 0 to {MOST:,}, such as "
+        "0.7, and where it changes at a step 0.7,0.3@1000"
+    )
 
 
 def _split_name(text: str) -> tuple[str, str] | None:
     """The name and the files of 'code=src'; None for files alone, such as 'year=2024/*.jsonl'."""
     named = NAMED.fullmatch(text)
-    if named is None or os.path.lexists(text) or (glob.has_magic(text) and glob.glob(text)):
+    if named is None or os.path.lexists(text) or find_matches(text):
         return None
-    return named["name"], named["files"]
+    return named["name"], expand_home(named["files"])
 
 
 def _find_shares(items: Sequence[_Item], step: int) -> list[float]:
@@ -252,6 +270,6 @@ def _read_number(what: str, value: Any) -> float:
         number = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError):
         number = math.nan
-    if not 0 <= number < math.inf:
-        raise DataError(f"{what} is {value!r}; expected a number of at least 0")
+    if not 0 <= number <= MOST:
+        raise DataError(f"{what} is {value!r}; expected a number from 0 to {MOST:,}")
     return number

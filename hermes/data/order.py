@@ -62,12 +62,15 @@ def _order_block(seed: int, epoch: int, size: int, block: int) -> NDArray[np.int
     return found
 
 
-def split_windows(tokens: int, val_fraction: float, seq_len: int) -> tuple[range, range]:
+def split_windows(
+    tokens: int, val_fraction: float, seq_len: int, what: str = "the text"
+) -> tuple[range, range]:
     """Split a text of `tokens` into windows to train on and windows held out, its last part.
 
     A window is seq_len + 1 tokens long and starts seq_len after the one before, so every token but
     the first is a target once per epoch; tokens after the last whole window are unused. With
-    val_fraction above 0 at least one window is held out. Raises DataError where there are too few.
+    val_fraction above 0 at least one window is held out. what: its name in errors. Raises DataError
+    where there are too few.
     """
     samples = max(0, (tokens - 1) // seq_len)
     held_out = max(1, round(samples * val_fraction)) if val_fraction > 0 else 0
@@ -75,7 +78,7 @@ def split_windows(tokens: int, val_fraction: float, seq_len: int) -> tuple[range
     if samples < least:
         both = " (one to train on, one to hold out)" if held_out else ""
         raise DataError(
-            f"the text has {format_count(tokens, 'tokens')}; {format_count(least, 'sequences')} of "
+            f"{what} has {format_count(tokens, 'tokens')}; {format_count(least, 'sequences')} of "
             f"{seq_len} need{'s' * (least == 1)} {least * seq_len + 1}{both}: give more text or a "
             "shorter --seq-len"
         )

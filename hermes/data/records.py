@@ -10,11 +10,11 @@ from typing import Any, BinaryIO, TypeVar
 
 from hermes.data import files
 from hermes.data.bad_records import BadRecordError, BadRecords, skip_or_raise
+from hermes.data.file_names import expand_paths
 from hermes.data.files import (
     STANDARD_INPUT,
     Paths,
     describe_compressions,
-    expand_paths,
     find_format,
     name_source,
     read_items,
@@ -24,6 +24,7 @@ from hermes.data.json_list import read_json_list
 from hermes.data.parquet import read_rows
 from hermes.errors import DataError
 from hermes.formatting import format_count
+from hermes.storage.plain_json import DuplicateKeyError, load_json
 
 __all__ = ["Record", "parse_records", "read_file_records", "read_records"]
 
@@ -176,6 +177,10 @@ def _read_rows(parts: Iterator[str], name: str, delimiter: str) -> Iterator[tupl
             row = next(rows, None)
         except csv.Error as error:
             kind = "TSV" if delimiter == "\t" else "CSV"
+            if str(error).startswith("new-line"):
+                raise DataError(
+                    f"{name}:{line}: not {kind} (a line ends with \\r alone); end lines with \\n"
+                ) from None
             raise DataError(f'{name}:{line}: not {kind} ({error}); quote fields with ""') from None
         finally:
             csv.field_size_limit(allowed)
@@ -212,12 +217,14 @@ def _join_cells(rows: Iterator[tuple[int, list[str]]], name: str) -> Iterator[Re
 def _parse_json(text: str, name: str, line: int, hint: str) -> Any:
     """Parse a JSON text that begins at `line` of a file. Raises DataError."""
     try:
-        return json.loads(text)
+        return load_json(text)
     except json.JSONDecodeError as error:
         # For a text that breaks off, error.pos is after its line end: report the last character.
         before = text[: min(error.pos, len(text.rstrip()))]
         row, column = before.count("\n"), len(before) - before.rfind("\n")
         at = f"{name}:{line + row}:{column}"
         raise DataError(f"{at}: not JSON ({error.msg}); {hint}") from None
-    except (ValueError, RecursionError) as error:  # a number too long, nesting too deep
+    except DuplicateKeyError as error:
+        raise DataError(f"{name}:{line}: {error}; keep one") from None
+    except ValueError as error:  # NaN, a number too long, nesting too deep
         raise DataError(f"{name}:{line}: JSON that cannot be read ({error}); {hint}") from None

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from hermes.errors import DataError, HermesError, StorageError
-from hermes.storage.addresses import ADDRESS
+from hermes.storage.addresses import ADDRESS, expand_home
 from hermes.storage.hub_log import hide_retries
 
 __all__ = [
@@ -41,6 +41,7 @@ def locate_source(name: str) -> str:
     Raises DataError as `refuse_secrets`.
     """
     refuse_secrets(name)
+    name = expand_home(name)
     return name if name == "-" or is_remote(name) else os.path.abspath(name)
 
 

@@ -1,4 +1,4 @@
-"""Token files at addresses: copied once into the cache, since tokens are memory-mapped."""
+"""Token files at addresses: copied once into the cache, since tokens are read anywhere."""
 
 import hashlib
 import json
@@ -30,8 +30,8 @@ def fetch_token_file(path: Path, cache: Path, tell: Callable[[str], None]) -> Pa
     _, address = restore_address(path)
     if not can_write_cache(cache):
         raise StorageError(
-            f"{address}: token files are copied to {cache}, which cannot be written to; name "
-            "another folder with --cache-dir"
+            f"{address}: token files are copied to {cache}, which cannot be written to or "
+            "locked; name another folder with --cache-dir"
         )
     with open_filesystem(path) as (files, _):
         facts = files.info(address)

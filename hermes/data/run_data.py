@@ -19,6 +19,7 @@ from hermes.data.document_index import (
     open_index_rows,
 )
 from hermes.data.document_reader import TextFormat, choose_format, is_line_exact
+from hermes.data.files import STANDARD_INPUT
 from hermes.data.loading import DataOptions, load_tokens
 from hermes.data.mixture_blocks import AS_SHUFFLED, Phase
 from hermes.data.prepared.documents import open_index
@@ -202,7 +203,7 @@ class RunData:
             data._require_possible()
         except FileNotFoundError:
             if not run.exists():
-                raise DataError(f"there is no run {run}") from None
+                raise DataError(f"{run}: no such folder; name a run of train or finetune") from None
             raise DataError(
                 f"{run} has no {NAME}: it is no run of train or finetune on text; or it was begun "
                 "by an older version, and gets one when it is resumed"
@@ -243,6 +244,11 @@ def open_source_tokens(
     Raises DataError where they are not what the run read, and StorageError.
     """
     options = DataOptions(record.options, record.max_bad_records)
+    if str(STANDARD_INPUT) in source.data:
+        raise DataError(
+            "the run read standard input, which is not kept; hermes data trace tells which "
+            "documents a step read"
+        )
     try:
         stream = load_tokens(source.data, tokenizer, options)
     except BadRecordError as error:

@@ -20,6 +20,7 @@ from hermes.data.prepared_folder import is_prepared
 from hermes.data.token_shards import TokenShards, iterate_blocks
 from hermes.data.token_stream import DOCUMENTS, TokenStream, read_stream_sources
 from hermes.errors import StorageError
+from hermes.storage.temporary import find_temporary_folder
 
 __all__ = ["open_stream_index", "scan_documents"]
 
@@ -58,9 +59,9 @@ def scan_documents(
     StorageError.
     """
     counts, sources = list[tuple[int, int]](), list[IndexSource]()
-    goes_on = False
+    goes_on, folder = False, find_temporary_folder()
     try:
-        with tempfile.TemporaryFile(prefix="hermes-index-") as target:
+        with tempfile.TemporaryFile(prefix="hermes-index-", dir=folder) as target:
             for number, (name, blocks) in enumerate(files):
                 documents, tokens, goes_on = _scan_file(number, blocks, eos_id, goes_on, target)
                 counts.append((documents, tokens))
@@ -71,7 +72,7 @@ def scan_documents(
                 rows = np.asarray(np.memmap(target, INDEX, "r"))
     except OSError as error:
         raise StorageError(
-            f"cannot write an index of documents to {tempfile.gettempdir()}: {error.strerror}"
+            f"cannot write an index of documents to {folder}: {error.strerror}"
         ) from error
     parts, first = [], 0
     for documents, tokens in counts:

@@ -29,9 +29,9 @@ class TextDataset:
 
     validation: held-out text of its own; without it the last part of the stream is held out.
     document_mask: attention and positions stay inside each document, which ends with `eos_id`, and
-    its last token has no target. train and held_out: the windows' numbers. Raises DataError where a
-    stream is too short, or has a token id outside the model's vocabulary, which not every device
-    checks.
+    its last token has no target. name: of the stream in errors. train and held_out: the windows'
+    numbers. Raises DataError where a stream is too short, or has a token id outside the model's
+    vocabulary, which not every device checks.
     """
 
     def __init__(
@@ -45,6 +45,7 @@ class TextDataset:
         validation: TokenStream | None = None,
         document_mask: bool = False,
         eos_id: int | None = None,
+        name: str = "the text",
     ):
         check_largest([stream, *([validation] if validation else [])], vocab_size)
         self.stream, self.validation = stream, validation or stream
@@ -53,11 +54,12 @@ class TextDataset:
         if document_mask and eos_id is None:
             raise DataError("--document-mask needs a tokenizer with a token that ends a text")
         self.mask_id = eos_id if document_mask else None
-        self.train, self.held_out = split_windows(len(stream), val_fraction, seq_len)
+        self.train, self.held_out = split_windows(len(stream), val_fraction, seq_len, name)
         if validation is not None:
             if val_fraction:
                 raise DataError("--val-data and --val-fraction are given; keep one of them")
-            self.held_out = split_windows(len(validation), 0.0, seq_len)[0]
+            held_out, _ = split_windows(len(validation), 0.0, seq_len, "the validation text")
+            self.held_out = held_out
 
     def draw_batch(
         self,

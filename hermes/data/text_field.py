@@ -2,7 +2,9 @@
 
 from collections.abc import Collection
 
-__all__ = ["OTHER_KINDS", "advise_command", "advise_text_field"]
+from hermes.formatting import describe_missing
+
+__all__ = ["OTHER_KINDS", "advise_command", "describe_missing_text"]
 
 # What a record is that has such a field; the first that it has counts.
 OTHER_KINDS = {
@@ -21,7 +23,22 @@ def advise_command(names: Collection[str], wanted: str) -> str:
     return "" if kind == wanted else f"{kind} are for hermes {COMMANDS[kind]}"
 
 
-def advise_text_field(names: Collection[str]) -> str:
-    """What to do about records with these fields, where none of them is the one of text."""
+# What may divide the cells of a table that is called .csv, by what it is called then.
+DIVIDERS = {";": "semicolons", "\t": "tabs", "|": "bars"}
+
+
+def describe_missing_text(field: str, names: Collection[str], *, is_table: bool = False) -> str:
+    """Describe records with these fields, of which none is the one of text, and what to do.
+
+    is_table: they are named by a line of cells.
+    """
+    only = next(iter(names)) if is_table and len(names) == 1 else ""
+    divider = next((one for one in DIVIDERS if one in only), "")
+    if divider:
+        return (
+            f"no text field {field!r}; the one cell {only[:40]!r} seems to be several with "
+            f"{DIVIDERS[divider]} between; .csv has commas, .tsv tabs"
+        )
     other, named = advise_command(names, "text"), "name the one that holds text"
-    return f"{other}; else {named}" if other else named
+    advice = f"{other}; else {named}" if other else named
+    return describe_missing(field, names, advice, chosen=True)

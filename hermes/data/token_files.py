@@ -11,9 +11,10 @@ import os
 import struct
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hermes.data.token_shards import TokenFile, TokenShards, iterate_blocks
 from hermes.data.token_stream import TokenStream
@@ -29,6 +30,7 @@ ENDING = ".bin"
 # By llm.c's magic number: the width that each version has.
 LLMC = {20240520: {1: "<u2"}, 20240801: {7: "<u4"}}
 LLMC_HEADER = 256 * 4
+LEAST_IDS = 64  # by which their width is judged
 LITGPT_MAGIC, LITGPT_HEADER = b"LITPKDS", 24
 # uint16, and int32 read as unsigned, since ids are never negative.
 LITGPT_TYPES = {8: "<u2", 4: "<u4"}
@@ -81,8 +83,24 @@ def _measure(path: Path, dtype: str, offset: int, size: int) -> TokenFile:
     return TokenFile(path, dtype, tokens, offset)
 
 
+def _require_width(file: TokenFile, first: NDArray[Any], vocab_size: int) -> None:
+    """Refuse bare ids that were written wider than they are read: every second one is 0 then.
+
+    first: the file's first ids. Raises DataError.
+    """
+    if len(first) < LEAST_IDS or first[1::2].any() or not first[::2].any():
+        return
+    width = first.dtype.itemsize
+    found = 2 * width if first[2::4].any() else 4 * width
+    raise DataError(
+        f"{file.path}: every second id is 0, so its ids seem to have {found} bytes, and with a "
+        f"vocabulary of {vocab_size:,} they are read with {width}; write them as "
+        f"uint{8 * width}"
+    )
+
+
 def open_token_files(paths: Sequence[Path], tokenizer: "Tokenizer") -> TokenStream:
-    """Open token files as one stream, memory-mapped; bare ids have 2 bytes, 4 where they need them.
+    """Open token files as one stream; bare ids have 2 bytes, 4 where they need them.
 
     They are read once, for the fingerprint and the largest id. Raises DataError for ids outside the
     tokenizer's vocabulary, StorageError.
@@ -94,7 +112,9 @@ def open_token_files(paths: Sequence[Path], tokenizer: "Tokenizer") -> TokenStre
     digest = hashlib.sha256(tokenizer.fingerprint.encode())
     largest = documents = 0
     for file in files:
-        for one in iterate_blocks(file):
+        for number, one in enumerate(iterate_blocks(file)):
+            if not number and not file.offset:
+                _require_width(file, one, size)
             block = one.astype(bare)
             digest.update(block.tobytes())
             found, worst = int(block.max()), int(one.max())

@@ -35,7 +35,7 @@ def check_token_space(
     """
     folder = next(one for one in (folder, *folder.absolute().parents) if one.exists())
     free, size = count_free_bytes(folder), sum(source.size for source in sources)
-    if free >= WIDEST * size:
+    if free is None or free >= WIDEST * size:
         return []
     needed = estimate_token_bytes(size, documents, tokenizer)
     if free >= needed:

@@ -4,12 +4,17 @@ A sample is a function of (seed, epoch, number), and this function can be invert
 and the indexes of documents answer both questions without reading tokens.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
-from hermes.data.document_index import DocumentIndex, IndexedDocument, parse_place
+from hermes.data.document_index import (
+    DocumentIndex,
+    IndexedDocument,
+    UnknownSourceError,
+    parse_place,
+)
 from hermes.data.run_data import (
     DataRecord,
     RunData,
@@ -165,14 +170,14 @@ class RunTrace:
         readings: dict[tuple[str, int], list[Reading]] = {}
         held_out: dict[tuple[str, int], int] = {}
         absent: dict[tuple[str, int], str] = {}
-        refused: DataError | None = None
+        refused: list[DataError] = []
         for number, record in enumerate(self.data.records):
             order = self._open_order(record)
             for own, source in enumerate((*record.trained, *filter(None, [record.validation]))):
                 try:
                     documents = self._open(record, source).find_place(name, line)
                 except DataError as error:
-                    refused = refused or error
+                    refused.append(error)
                     continue
                 for document in documents:
                     key = document.where, document.stop - document.start
@@ -182,7 +187,7 @@ class RunTrace:
                     held_out[key] = order.count_held_out(source, document)
                     absent[key] = order.explain_absence(source, document)
         if refused and not readings:
-            raise refused
+            raise _choose_error(refused, name)
         return tuple(
             DocumentTrace(
                 where,
@@ -210,6 +215,16 @@ class RunTrace:
                 part = _cut_document(document, found.window)
                 epoch = found.window.epoch
                 yield Reading(step, epoch, row, rank, micro_batch, part.first, part.last)
+
+
+def _choose_error(refused: Sequence[DataError], name: str) -> DataError:
+    """The error of the source that has the name, of several; else that none has it."""
+    known: dict[str, None] = {}
+    for error in refused:
+        if not isinstance(error, UnknownSourceError):
+            return error
+        known |= dict.fromkeys(error.known)
+    return UnknownSourceError(name, list(known))
 
 
 def _cut_document(document: IndexedDocument, window: Window) -> TracedPart:

@@ -4,7 +4,6 @@ ShareGPT's `from` and `value`; `system` and `history` beside a record's messages
 `train` of a turn.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,6 +20,7 @@ from hermes.chat_templates.messages import (
 )
 from hermes.errors import DataError, suggest_nearest
 from hermes.formatting import name_type
+from hermes.storage.plain_json import load_json
 
 __all__ = [
     "TRAINING",
@@ -85,8 +85,8 @@ def read_sharegpt_turn(turn: Any, where: str) -> Message:
 def _read_calls(said: Any, where: str) -> list[dict[str, Any]]:
     """Read the calls of a ShareGPT turn, JSON with name and arguments, one or a list of them."""
     try:
-        found = json.loads(said) if isinstance(said, str) else said
-    except (ValueError, RecursionError):
+        found = load_json(said) if isinstance(said, str) else said
+    except ValueError:
         found = None
     calls = found if isinstance(found, list) else [found]
     if not calls or not all(isinstance(one, dict) and "name" in one for one in calls):

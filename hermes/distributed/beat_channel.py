@@ -19,6 +19,7 @@ from dataclasses import asdict
 
 from hermes.distributed.process_group import RankInfo
 from hermes.distributed.signs_of_work import FIRST_BEAT, Beat
+from hermes.storage.plain_json import load_json
 
 __all__ = ["BeatChannel", "open_channel"]
 
@@ -59,8 +60,8 @@ class _Line:
             if not more or len(self._read) > MOST:
                 self.close()
             for line in lines:
-                with suppress(ValueError, RecursionError):
-                    if isinstance(words := json.loads(line), dict):
+                with suppress(ValueError):
+                    if isinstance(words := load_json(line), dict):
                         found.append(words)
         return found
 

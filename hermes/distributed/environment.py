@@ -1,6 +1,5 @@
 """Which rank this process is, read from what its launcher put into the environment."""
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -10,6 +9,7 @@ from typing import Any
 from hermes.distributed.process_group import RankInfo
 from hermes.errors import HermesError
 from hermes.formatting import format_count
+from hermes.storage.plain_json import load_json
 
 __all__ = ["OWN", "detect_launcher", "find_launcher", "read_rank_info"]
 
@@ -91,7 +91,7 @@ def _read_json(e: Mapping[str, str], name: str) -> Any:
     """What the file that a variable names holds; mlx.launch gives a lone host an empty one."""
     try:
         text = Path(e[name]).read_text(encoding="utf-8")
-        return json.loads(text) if text.strip() else []
+        return load_json(text) if text.strip() else []
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
     except ValueError as error:

@@ -121,8 +121,9 @@ class SignsOfWork:
 
     def add_period(self, seconds: float) -> None:
         """Look at what has changed in the seconds since the last call."""
+        read = _count_bytes()  # before this itself reads a file for each process of the machine
         report, memory, blocks = get_last_report(), read_process_peak(), sys.getallocatedblocks()
-        own, others, read = _read_own_seconds(), self._read_descendants(), _count_bytes()
+        own, others = _read_own_seconds(), self._read_descendants()
         computes = own - self._own >= BUSY * seconds
         signs = (
             report != self._report,
@@ -136,7 +137,7 @@ class SignsOfWork:
         self.calls += is_call and not any(signs)
         self.computed += computes and not self._only_waits
         self._memory, self._blocks = max(self._memory, memory), max(self._blocks, blocks)
-        self._report, self._own, self._others, self._bytes = report, own, others, read
+        self._report, self._own, self._others, self._bytes = report, own, others, _count_bytes()
         self._same_leaf = True
 
     def get_beat(self, beats: int) -> Beat:

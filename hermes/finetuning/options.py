@@ -38,14 +38,17 @@ from hermes.training.text_boundaries import restore_boundaries
 
 __all__ = [
     "apply_run_settings",
+    "check_length",
     "check_preference_options",
     "check_show_samples",
     "choose_base_model",
     "choose_reference_weights",
+    "is_resuming",
     "make_bad_records",
     "make_example_cache",
     "make_finetuning_fields",
     "make_finetuning_request",
+    "make_lora",
     "make_text_request",
 ]
 
@@ -213,26 +216,32 @@ def make_finetuning_fields(call: Call, base: BaseModel, longest: int) -> dict[st
     if is_resuming(call):
         fields = read_recipe_fields(call)
         if any(map(call.has_given, LORA)):
-            fields["lora"] = _make_lora(call, _read_token_ids(call))
+            fields["lora"] = make_lora(call, _read_token_ids(call))
     else:
         fields = read_recipe_fields(call, defaults=True)
         if fields["seq_len"] is None:
             fields["seq_len"] = min(longest, max_seq_len)
         if base.adapter is None:
-            fields["lora"] = _make_lora(call, base.new_ids)
+            fields["lora"] = make_lora(call, base.new_ids)
         else:
             new = base.new_ids if call["train_new_tokens"] else ()
             own = base.adapter.lora
             fields["lora"] = replace(own, token_ids=tuple(sorted({*own.token_ids, *new})))
+    check_length(call, fields)
     length = fields.get("seq_len")
-    if "max_len" in call.values and isinstance(length, int) and length < 1:
-        raise HermesError(f"max_len must be at least 1, got {length}")
     if "max_len" in call.values and isinstance(length, int) and length > max_seq_len:
         raise HermesError(
             f"max_len is {length}, more than the model's max_seq_len {max_seq_len}; "
             "choose a shorter --max-len"
         )
     return fields
+
+
+def check_length(call: Call, fields: Mapping[str, object]) -> None:
+    """Refuse a length of the sides of pairs that is none. Raises HermesError."""
+    length = fields.get("seq_len")
+    if "max_len" in call.values and isinstance(length, int) and length < 1:
+        raise HermesError(f"max_len must be at least 1, got {length}")
 
 
 def _read_token_ids(call: Call) -> tuple[int, ...]:
@@ -242,7 +251,7 @@ def _read_token_ids(call: Call) -> tuple[int, ...]:
     return lora.token_ids if lora else ()
 
 
-def _make_lora(call: Call, new_ids: tuple[int, ...]) -> Lora | None:
+def make_lora(call: Call, new_ids: tuple[int, ...]) -> Lora | None:
     """The adapters asked for, None for none. new_ids: the new tokens. Raises HermesError."""
     if not call.values.get("lora_rank"):
         for name in LORA[1:]:

@@ -23,6 +23,7 @@ from hermes.interface import Model, Tensors
 from hermes.recipe import Recipe
 from hermes.stages import report_stage
 from hermes.storage.durable import write_atomically
+from hermes.storage.plain_json import load_json
 
 __all__ = ["Reference", "compute_reference", "hash_weights"]
 
@@ -57,7 +58,7 @@ class Reference:
         """Read one. Raises CheckpointError, StorageError."""
         try:
             with np.load(path, allow_pickle=False) as file:
-                about = json.loads(file["about"].tobytes())
+                about = load_json(file["about"].tobytes())
                 logprobs = np.asarray(file["logprobs"], np.float64)
             hashes = {name: str(about[name]) for name in NAMES}
             return cls(logprobs, **hashes, how=dict(about["how"]))

@@ -6,13 +6,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from hermes.arguments import convert_value
 from hermes.errors import HermesError, NonFinite
-from hermes.inference.decoding import check_lengths
+from hermes.inference.decoding import check_lengths, choose_prefill_chunk
 from hermes.inference.filters import select_largest
 from hermes.inference.row_decoding import make_row_decoder
 from hermes.interface import Model, RowDecoder
 
 __all__ = ["Beam", "search_beams"]
+
+MOST_PENALTY = 10.0  # beyond which a length to its power is soon no number
 
 
 @dataclass(frozen=True)
@@ -47,13 +50,22 @@ def search_beams(
     the end of the context, where what the beams have counts as found. That is what transformers
     does with early_stopping false. stop, vocab_size: as in `generate_tokens`. Raises HermesError.
     """
+    num_beams = convert_value("num_beams", num_beams, int)
+    max_tokens = convert_value("max_tokens", max_tokens, int)
+    length_penalty = convert_value("length_penalty", length_penalty, float)
     if num_beams < 1:
         raise HermesError(f"num_beams must be at least 1, got {num_beams}")
+    if not abs(length_penalty) <= MOST_PENALTY:  # which NaN is not either
+        raise HermesError(
+            f"length_penalty must be from {-MOST_PENALTY:g} to {MOST_PENALTY:g}, got "
+            f"{length_penalty:g}"
+        )
     longest = model.spec.max_seq_len
     tokens = check_lengths(longest, prompt, max_tokens, "stop")
     count = min(max_tokens, longest - len(tokens) + 1)
     capacity = len(tokens) + count - 1
-    rows = _Rows(make_row_decoder(model, 2 * num_beams, capacity), tokens, capacity)
+    decoder = make_row_decoder(model, 2 * num_beams, capacity)
+    rows = _Rows(decoder, tokens, capacity, choose_prefill_chunk(model))
     logprobs = _normalize(rows.begin()[:, :vocab_size])  # (1, V)
     texts: list[tuple[int, ...]] = [()]
     sums = np.zeros(1)
@@ -106,8 +118,8 @@ def _normalize(logits: NDArray[np.floating]) -> NDArray[np.float64]:
 class _Rows:
     """The beams in a cache of twice as many rows: a beam with several children is copied."""
 
-    def __init__(self, decoder: RowDecoder, prompt: Sequence[int], capacity: int):
-        self._decoder = decoder
+    def __init__(self, decoder: RowDecoder, prompt: Sequence[int], capacity: int, chunk: int):
+        self._decoder, self._chunk = decoder, chunk
         self._capacity = capacity
         self._texts = {0: list(prompt)}  # of each row that is in use
         self._beams = [0]  # the row of each beam
@@ -115,7 +127,11 @@ class _Rows:
     def begin(self) -> NDArray[np.floating]:
         """Read the prompt. -> (1, V)"""
         self._decoder.open_row(0, self._capacity)
-        return self._decoder.advance([0], np.array([self._texts[0]]), [len(self._texts[0])])
+        prompt = np.array([self._texts[0]])
+        for start in range(0, prompt.size, self._chunk):
+            part = prompt[:, start : start + self._chunk]
+            logits = self._decoder.advance([0], part, [part.size])
+        return logits
 
     def advance(self, steps: Sequence[tuple[int, int]]) -> NDArray[np.floating]:
         """Make each of (beam, token) a beam, and read the tokens. -> (B, V)"""

@@ -16,14 +16,14 @@ from hermes.formatting import format_count
 from hermes.inference.grammar import Grammar
 from hermes.inference.sampler import Choice, Sampler
 from hermes.inference.sampling import Sampling
-from hermes.interface import Decoder, Model, WritesAhead
+from hermes.interface import PREFILL_CHUNK, Decoder, Model, ReadsChunks, WritesAhead
 
 __all__ = [
     "CONTEXT_OVERFLOWS",
-    "PREFILL_CHUNK",
     "Completion",
     "check_lengths",
     "check_stop_ids",
+    "choose_prefill_chunk",
     "collect_completion",
     "generate_choices",
     "generate_tokens",
@@ -32,7 +32,6 @@ __all__ = [
 ]
 
 CONTEXT_OVERFLOWS = ("stop", "slide")
-PREFILL_CHUNK = 512  # tokens of a prompt that are read at once, which bounds the activations
 
 
 @dataclass(frozen=True)
@@ -173,8 +172,8 @@ def _decode_tokens(
 ) -> Generator[Choice, None, str]:
     longest = model.spec.max_seq_len
     capacity = min(longest, len(tokens) + max_tokens - 1)
-    decoder = model.decoder(1, capacity)
-    logits, made = _read_prompt(decoder, tokens), 0
+    decoder, chunk = model.decoder(1, capacity), choose_prefill_chunk(model)
+    logits, made = _read_prompt(decoder, tokens, chunk), 0
     while True:
         # The last token that a context has room for is chosen, and not read.
         count = min(max_tokens - made, longest - len(tokens) + 1)
@@ -193,7 +192,7 @@ def _decode_tokens(
             return "length"
         tokens = shift_context(tokens, longest)
         decoder = model.decoder(1, capacity)
-        logits = _read_prompt(decoder, tokens)
+        logits = _read_prompt(decoder, tokens, chunk)
 
 
 def _iterate_choices(
@@ -222,11 +221,15 @@ def warn_of_full_context(longest: int, made: int, max_tokens: int) -> None:
     )
 
 
-def _read_prompt(decoder: Decoder, tokens: Sequence[int]) -> NDArray[np.floating]:
-    """Read tokens into an empty cache, in chunks; the logits after the last. -> (1, V)"""
-    for start in range(0, len(tokens), PREFILL_CHUNK):
-        chunk = tokens[start : start + PREFILL_CHUNK]
-        logits = decoder.advance(np.array([chunk], np.int32))
+def choose_prefill_chunk(model: Model) -> int:
+    """How many tokens of a prompt this model reads at once."""
+    return model.prefill_chunk if isinstance(model, ReadsChunks) else PREFILL_CHUNK
+
+
+def _read_prompt(decoder: Decoder, tokens: Sequence[int], chunk: int) -> NDArray[np.floating]:
+    """Read tokens into an empty cache, `chunk` at a time; the logits after the last. -> (1, V)"""
+    for start in range(0, len(tokens), chunk):
+        logits = decoder.advance(np.array([tokens[start : start + chunk]], np.int32))
     return logits
 
 

@@ -7,14 +7,15 @@ depend on who shares the batch. One thread calls `step`, until nothing is left; 
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
 
-from hermes.errors import HermesError, OutOfMemory, describe_exhaustion, is_out_of_memory
+from hermes.errors import HermesError
 from hermes.formatting import format_count
-from hermes.inference.decoding import PREFILL_CHUNK, check_lengths, shift_context
+from hermes.inference.decoding import check_lengths, choose_prefill_chunk, shift_context
+from hermes.inference.engine_errors import DecodingFailed, QueueIsFull, describe_failure
 from hermes.inference.invariant_reading import WholeChunks
 from hermes.inference.prefixes import PrefixStore, RowState
 from hermes.inference.request import Generation, Listener, Request
@@ -27,21 +28,14 @@ from hermes.tokenizer import Tokenizer
 __all__ = ["DecodingFailed", "Engine", "QueueIsFull"]
 
 
-class DecodingFailed(HermesError):
-    """The backend failed where no request was at fault."""
-
-
-class QueueIsFull(HermesError):
-    """As many requests wait as may; try again when some are done."""
-
-
 class Engine:
     """Generates the texts of many requests, up to `rows` of them at once.
 
     capacity: tokens that a row may have, None for max_seq_len; rows times capacity bounds the
     memory of the cache, which is allocated once. max_queue: how many requests may wait.
     prefill_chunk: how many tokens of prompts are read between two tokens of those who write, which
-    bounds how long a long prompt holds up the others. tokenizer: makes text of tokens; None for
+    bounds how long a long prompt holds up the others; None for as many as the model's device reads
+    at once. tokenizer: makes text of tokens; None for
     tokens alone. vocab_size: only ids below it are chosen. batch_invariant: a text's logits are the
     same bits, in every precision, whoever shares the batch, for one value of `rows`, `capacity` and
     `prefill_chunk`; slower.
@@ -55,21 +49,22 @@ class Engine:
         rows: int = 16,
         capacity: int | None = None,
         max_queue: int = 1024,
-        prefill_chunk: int = PREFILL_CHUNK,
+        prefill_chunk: int | None = None,
         vocab_size: int | None = None,
         batch_invariant: bool = False,
     ):
-        for name, value in (("rows", rows), ("max_queue", max_queue), ("prefill", prefill_chunk)):
+        chunk = choose_prefill_chunk(model) if prefill_chunk is None else prefill_chunk
+        for name, value in (("rows", rows), ("max_queue", max_queue), ("prefill_chunk", chunk)):
             if value < 1:
                 raise HermesError(f"{name} must be at least 1, got {value}")
         self.capacity = min(capacity or model.spec.max_seq_len, model.spec.max_seq_len)
         self._tokenizer, self._vocab_size = tokenizer, vocab_size
-        self._max_queue, self._prefill_chunk = max_queue, prefill_chunk
+        self._max_queue, self._prefill_chunk = max_queue, chunk
         self.model = model
         self._decoder = make_row_decoder(
             model, rows, self.capacity, batch_invariant=batch_invariant
         )
-        self._chunks = WholeChunks(model.spec, rows, prefill_chunk) if batch_invariant else None
+        self._chunks = WholeChunks(model.spec, rows, chunk) if batch_invariant else None
         self._prefixes = PrefixStore(rows)
         self._planned = [0] * rows
         self._free = set(range(rows))
@@ -93,16 +88,18 @@ class Engine:
         """Requests that wait for a row."""
         return len(self._queue)
 
+    @property
+    def has_free_row(self) -> bool:
+        """Whether a request that is handed over now gets a row at the next step."""
+        return self.num_waiting < min(len(self._free), self._max_queue)
+
     def submit(self, request: Request, listener: Listener | None = None) -> Generation:
         """Hand over a request; the order of handing over is that of beginning.
 
         listener: called with each piece, by the thread that calls `step`; must not raise. Raises
         HermesError, and QueueIsFull.
         """
-        check_lengths(self.capacity, request.prompt, request.max_tokens, request.context_overflow)
-        if request.stop and self._tokenizer is None:
-            raise HermesError("stop strings need a tokenizer")
-        self._make_sampler(request)  # what it refuses is refused now
+        self.check(request)
         stream = self._tokenizer.stream(continued=request.continued) if self._tokenizer else None
         generation = Generation(request, stream, listener)
         with self._lock:
@@ -111,6 +108,13 @@ class Engine:
                 raise QueueIsFull(f"{waiting} already; try again later")
             self._queue.append(generation)
         return generation
+
+    def check(self, request: Request) -> None:
+        """Refuse what `submit` refuses, but for a full queue. Raises HermesError."""
+        check_lengths(self.capacity, request.prompt, request.max_tokens, request.context_overflow)
+        if request.stop and self._tokenizer is None:
+            raise HermesError("stop strings need a tokenizer")
+        self._make_sampler(request)
 
     def cancel(self, generation: Generation) -> None:
         """End a text at the next step, which frees its row; one that is done stays as it is."""
@@ -388,30 +392,7 @@ class Engine:
     def _fail(self, error: BaseException) -> None:
         """End all running texts, whose rows are in no known state."""
         self._begun = None
-        known = error if isinstance(error, HermesError) else _describe_failure(error)
+        known = error if isinstance(error, HermesError) else describe_failure(error)
         for row in list(self._active):
             self._prefixes.set_tokens(row.index, [])
             self._finish(row, "error", known)
-
-
-def run_requests(engine: Engine, requests: Iterable[Request]) -> list[Generation]:
-    """Generate all texts, in the order of the requests."""
-    found = []
-    for request in requests:
-        while engine.num_waiting > 0:
-            engine.step()
-        found.append(engine.submit(request))
-    engine.run()
-    return found
-
-
-def _describe_failure(error: BaseException) -> HermesError:
-    """A backend's error as hermes says it; memory that ran out is told from what else may fail."""
-    if not is_out_of_memory(error):
-        return DecodingFailed(f"decoding: {error}")
-    asked = describe_exhaustion(error)
-    told = f" ({asked})" if asked else ""
-    return OutOfMemory(
-        f"out of memory while decoding{told}; ask for fewer tokens or texts at once, or serve with "
-        "fewer --rows"
-    )

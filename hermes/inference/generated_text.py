@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from hermes.inference.beam_search import Beam
 from hermes.inference.sampler import Choice, rank_logprobs
 from hermes.interface import Model
 from hermes.tokenizer import Tokenizer
 
-__all__ = ["GeneratedText", "TokenLogprob", "describe_choices", "score_tokens"]
+__all__ = ["GeneratedText", "TokenLogprob", "describe_beam", "describe_choices", "score_tokens"]
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,12 @@ class GeneratedText:
         if self.logprobs is not None:
             found["logprobs"] = [dict(vars(one)) for one in self.logprobs]
         return {name: value for name, value in found.items() if value is not None}
+
+
+def describe_beam(tokenizer: Tokenizer, beam: Beam, *, continued: bool) -> GeneratedText:
+    """A text that beam search found. continued: whether it stands behind a prompt."""
+    text = tokenizer.decode(beam.tokens, continued=continued)
+    return GeneratedText(text, len(beam.tokens), beam.finish_reason, seed=0, score=beam.score)
 
 
 def describe_choices(tokenizer: Tokenizer, choices: Iterable[Choice]) -> tuple[TokenLogprob, ...]:

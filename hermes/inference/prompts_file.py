@@ -2,23 +2,21 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from hermes.errors import DataError, HermesError
+from hermes.errors import DataError
 from hermes.formatting import describe_surrogate
-from hermes.inference.engine import Engine
 from hermes.inference.generated_text import GeneratedText
-from hermes.inference.request import Generation, Request
 from hermes.inference.sampling_options import SAMPLING_OPTIONS
 from hermes.storage.append_only import AppendOnlyFile
 from hermes.storage.plain_json import load_json
 from hermes.storage.reading import SMALL
 
-__all__ = ["IN_FLIGHT", "PromptRecord", "TextsFile", "generate_texts", "read_prompt_records"]
+__all__ = ["PromptRecord", "TextsFile", "read_prompt_records"]
 
 OPTIONS = ("max_tokens", "seed", "stop", *SAMPLING_OPTIONS)
 # Lists of strings, of which one alone may be given as it is, as OpenAI's API takes "stop"; its
@@ -31,7 +29,6 @@ OF_THE_FILE = (
     *("echo", "prompt_cache", "batch_size", "batch_invariant"),
 )
 MISSPELT = 0.88  # how alike a key and an option are that is hardly meant to be another key
-IN_FLIGHT = 4  # requests for each row that are begun before the first of them is written
 
 
 @dataclass(frozen=True)
@@ -69,7 +66,7 @@ def _parse_record(where: str, line: str) -> PromptRecord:
         value = load_json(line)
         # An escape can spell half of a surrogate pair, which the output could not have in it.
         wrong = describe_surrogate(json.dumps(value, ensure_ascii=False))
-    except (ValueError, RecursionError):
+    except ValueError:
         value, wrong = None, ""
     if not isinstance(value, dict) or not isinstance(value.get("prompt"), str):
         raise DataError(f'{where}: expected {{"prompt": "..."}}, found {line.strip()[:60]!r}')
@@ -87,7 +84,8 @@ def _parse_record(where: str, line: str) -> PromptRecord:
             raise DataError(
                 f"{where}: {key!r} is no option; write {close[0]!r}, or give the key another name"
             )
-    options = {name: value[name] for name in OPTIONS if name in value}
+    # A null is the same as a key that is left out.
+    options = {name: value[name] for name in OPTIONS if value.get(name) is not None}
     for name in LISTS:
         if isinstance(options.get(name), str):
             options[name] = [options[name]]
@@ -170,32 +168,3 @@ def _has_same_prompt(value: Mapping[str, Any], record: PromptRecord) -> bool:
     """Whether a line of the output is that prompt's, with what is passed on."""
     kept = {"prompt": record.prompt, **record.rest}
     return json.dumps({name: value.get(name) for name in kept}) == json.dumps(kept)
-
-
-def generate_texts(
-    engine: Engine,
-    requests: Sequence[Request],
-    describe: Callable[[Generation, int], GeneratedText],
-    write: Callable[[int, GeneratedText], object],
-    report: Callable[[int], object] = lambda done: None,
-) -> list[GeneratedText]:
-    """Generate the texts of all requests, and write each in their order as soon as it can be.
-
-    write: takes a request's number and its text. report: takes how many are written. A request
-    that fails is an error of the whole, after those before it are written.
-    """
-    texts: list[GeneratedText] = []
-    begun: list[Generation] = []
-    most = IN_FLIGHT * engine.num_rows
-    while len(texts) < len(requests):
-        while len(begun) < len(requests) and len(begun) - len(texts) < most:
-            begun.append(engine.submit(requests[len(begun)]))
-        engine.step()
-        while len(texts) < len(begun) and begun[len(texts)].is_done:
-            number = len(texts)
-            if (error := begun[number].error) is not None:
-                raise HermesError(f"prompt {number + 1}: {error}") from error
-            texts.append(describe(begun[number], number))
-            write(number, texts[-1])
-        report(len(texts))
-    return texts

@@ -17,7 +17,7 @@ from hermes.inference.grammar import Grammar
 from hermes.inference.sampling import Sampling
 from hermes.inference.token_history import TokenHistory
 from hermes.interface import TokenChoice
-from hermes.numerics.randomness import draw_uniforms
+from hermes.numerics.randomness import check_seed, draw_uniforms
 
 __all__ = ["MAX_LOGPROBS", "Choice", "Sampler", "rank_logprobs"]
 
@@ -61,6 +61,7 @@ class Sampler:
     ):
         if logprobs is not None and not 0 <= logprobs <= MAX_LOGPROBS:
             raise HermesError(f"logprobs must be from 0 to {MAX_LOGPROBS}, got {logprobs}")
+        check_seed(seed)
         last = max(sampling.logit_bias, default=0)
         if vocab_size is not None and last >= vocab_size:
             raise HermesError(

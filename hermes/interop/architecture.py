@@ -14,6 +14,7 @@ __all__ = ["FoundArchitecture", "find_architecture", "locate_architecture", "rea
 
 SPEC, CONFIG, LITGPT = "model.mal", "config.json", "lit_model.pth"
 TORCH = (".pt", ".pth", ".ckpt", ".bin")
+FILES = (".mal", ".json", ".safetensors", *TORCH)
 
 
 @dataclass(frozen=True)
@@ -75,11 +76,14 @@ def locate_architecture(
     path, located = Path(source), source
     notes: tuple[str, ...] = ()
     if not path.exists() and (path.suffix or len(path.parts) > 1):
-        from hermes.interop.hub import resolve_hub_path  # takes a while to import
+        # These take a while to import.
+        from hermes.interop.hub import describe_missing_model, is_hub_repo, resolve_hub_path
 
         found, notes = resolve_hub_path(source)
         if found != path:
             path = located = found
+        elif is_hub_repo(path) and path.suffix not in FILES:
+            raise HermesError(describe_missing_model(path))
     if path.is_dir() and not (path / SPEC).is_file():
         from hermes.checkpoint import list_steps
 

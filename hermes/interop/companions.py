@@ -10,6 +10,7 @@ from hermes.chat_templates.encoder import read_end_of_turn
 from hermes.checkpoint import Companions
 from hermes.checkpoint.layout import CONFIG, GENERATION_CONFIG, TOKENIZER_CONFIG
 from hermes.errors import CheckpointError, HermesError, MalError, SpecError
+from hermes.formatting import format_count
 from hermes.interop.huggingface.config_writer import make_config
 from hermes.spec import ModelSpec
 from hermes.storage.reading import read_small
@@ -20,6 +21,7 @@ from hermes.tokenizer.files import has_tokenizer, is_tokenizer_file
 __all__ = [
     "adapt_companions",
     "check_rows",
+    "describe_spare_rows",
     "explain_no_text",
     "name_file",
     "open_tokenizer",
@@ -96,6 +98,21 @@ def check_rows(tokenizer: Tokenizer, rows: int) -> None:
             f"the tokenizer has {tokenizer.vocab_size} tokens and the model {rows}; use the "
             "tokenizer that the model was trained with"
         )
+
+
+def describe_spare_rows(tokenizer: Tokenizer, rows: int) -> str:
+    """Say that a model has more rows without a token than padding makes; "" where it has not.
+
+    Fewer rows than tokens are no matter here: special tokens may lack one, as Gemma 3's
+    <image_soft_token> does, which text never has.
+    """
+    spare = rows - tokenizer.vocab_size
+    if spare <= rows // 50 or (spare < 128 and rows % 64 == 0):
+        return ""
+    return (
+        f"the model has rows for {format_count(spare, 'more tokens')} than the tokenizer's "
+        f"{tokenizer.vocab_size:,}; they are never produced"
+    )
 
 
 def read_template_settings(path: Path) -> dict[str, Any]:

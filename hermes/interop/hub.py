@@ -21,6 +21,7 @@ from hermes.checkpoint.find import resolve_run_name
 from hermes.checkpoint.manifest import MANIFEST, read_manifest
 from hermes.errors import CheckpointError, HermesError, StorageError
 from hermes.interop.hub_client import require_hub, translate_hub_errors
+from hermes.mal import list_bundled
 from hermes.storage.addresses import find_address
 from hermes.storage.durable import Disk, link_or_copy, write_atomically, write_folder_atomically
 from hermes.storage.plain_json import load_json
@@ -32,9 +33,11 @@ __all__ = [
     "HubName",
     "describe_missing_model",
     "fetch",
+    "is_hub_repo",
     "load_tokenizer",
     "parse_hub_name",
     "pin_commit",
+    "require_model_present",
     "resolve_hub_path",
 ]
 
@@ -107,9 +110,31 @@ def describe_missing_model(path: Path) -> str:
             "hf://OWNER/REPO; download it first"
         )
     missing = f"{path}: no such file or folder; check the name"
-    if NAME.fullmatch(f"hf://{path}") and not path.parent.exists():
+    if str(path) in list_bundled():
+        return (
+            f"{path} is a bundled architecture, which has no weights; train one by hermes train "
+            f"--model {path}, or give a model that is trained"
+        )
+    if is_hub_repo(path):
         return f"{missing}, or give hf://{path} for a model on the Hub"
     return missing
+
+
+def is_hub_repo(path: Path) -> bool:
+    """Whether what is no path here is OWNER/REPO, which names a model of the Hub without hf://."""
+    return NAME.fullmatch(f"hf://{path}") is not None and not path.parent.exists()
+
+
+def require_model_present(path: str | os.PathLike[str]) -> None:
+    """Refuse a model that is not there, before anything is loaded that takes long.
+
+    Downloads nothing: what is named on the Hub is not looked at. Raises CheckpointError, and
+    HermesError for a malformed name.
+    """
+    if parse_hub_name(path) is None:
+        local = resolve_run_name(Path(path))
+        if not local.exists():
+            raise CheckpointError(describe_missing_model(local))
 
 
 def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:

@@ -15,7 +15,7 @@ from hermes.interop.model_card import render_card
 from hermes.stages import report_stage
 from hermes.storage.temporary import TemporaryFolder
 
-__all__ = ["PublishedModel", "publish", "require_writable"]
+__all__ = ["PublishedModel", "publish", "require_repo_name", "require_writable"]
 
 CARD = "README.md"
 REPO = re.compile(r"\w[\w.-]*/\w[\w.-]*")
@@ -36,13 +36,18 @@ class PublishedModel:
     notes: tuple[str, ...]
 
 
+def require_repo_name(repo: str) -> None:
+    """Refuse what names no repository of the Hub, without asking it. Raises HermesError."""
+    if not REPO.fullmatch(repo):
+        raise HermesError(f"{repo!r} is not the name of a repository, OWNER/REPO")
+
+
 def require_writable(repo: str, *, public: bool = False, endpoint: str | None = None) -> Any:
     """Create `repo` if it does not exist, check write access, and return the Hub's API client.
 
     public: visibility of a new repository; private by default. Raises HermesError, StorageError.
     """
-    if not REPO.fullmatch(repo):
-        raise HermesError(f"{repo!r} is not the name of a repository, OWNER/REPO")
+    require_repo_name(repo)
     api = require_hub().HfApi(endpoint=endpoint)
     with translate_hub_errors(f"push to {repo}", f"hf://{repo}"):
         api.whoami()

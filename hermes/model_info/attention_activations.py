@@ -3,21 +3,55 @@
 from hermes.model_info.layer_shape import BITS, LayerTraining, Shape, count_norm_bytes
 from hermes.spec import Alibi, AttentionSpec, BlockSpec
 
-__all__ = ["count_attention_bytes", "is_written_out"]
+__all__ = ["count_attention_bytes", "is_unfused", "is_written_out"]
 
-LEAST_HEAD_SIZE = 16  # of the kernel for every form: hermes_torch/fused_attention.py
+# Of the kernel for every form, and of the one for documents: hermes_torch/fused_attention.py.
+LEAST_HEAD_SIZE = 16
+MOST_HEAD_SIZE = 256
 
 
 def is_written_out(attention: AttentionSpec, shape: Shape) -> bool:
     """Whether no kernel has what an attention asks for."""
+    return _has_special_softmax(attention, shape) and not _has_kernel(attention, shape)
+
+
+def is_unfused(attention: AttentionSpec, shape: Shape) -> bool:
+    """Whether an attention keeps a tensor of every query and key: scores, weights or a mask."""
+    if _has_kernel(attention, shape):
+        return False
+    if not shape.is_torch or is_written_out(attention, shape):
+        return True
+    return _is_plain_product(attention, shape) or _has_mask(attention, shape)
+
+
+def _has_special_softmax(attention: AttentionSpec, shape: Shape) -> bool:
+    """Whether what lies between scores and the product with values is more than a softmax."""
     drops = shape.dropout and attention.dropout
-    asks = bool(attention.softcap is not None or attention.sinks or drops)
-    return asks and not _has_kernel(attention, shape)
+    return bool(attention.softcap is not None or attention.sinks or drops)
+
+
+def _has_mask(attention: AttentionSpec, shape: Shape) -> bool:
+    """Whether scores get more than the causal triangle: a mask, or distances."""
+    window = attention.window_size
+    has_window = window is not None and window < shape.seq_len
+    is_alibi = isinstance(attention.position_encoding, Alibi)
+    return has_window or shape.document_mask or is_alibi
 
 
 def _has_kernel(attention: AttentionSpec, shape: Shape) -> bool:
-    """Whether a kernel has whatever an attention may ask for, and keeps nothing of (T, T)."""
-    return shape.has_kernels and min(attention.head_size, attention.value_size) >= LEAST_HEAD_SIZE
+    """Whether a kernel of CUDA has what an attention asks for, and keeps nothing of (T, T)."""
+    if not shape.has_kernels:
+        return False
+    is_special = _has_special_softmax(attention, shape)
+    if not (is_special or _has_mask(attention, shape)):
+        return True
+    D, E = attention.head_size, attention.value_size
+    # Flash attention of variable lengths has masks alone, and is not compiled; FlexAttention is.
+    has_mask_alone = not (is_special or isinstance(attention.position_encoding, Alibi))
+    takes_size = D == E and D % 8 == 0 and D <= MOST_HEAD_SIZE
+    if has_mask_alone and takes_size and shape.activation == 2:
+        return True
+    return shape.has_flex and min(D, E) >= LEAST_HEAD_SIZE
 
 
 def count_attention_bytes(
@@ -57,7 +91,9 @@ def count_attention_bytes(
     if not is_written_out(attention, shape):
         if _is_plain_product(attention, shape):
             return kept + _count_plain_product(attention, shape)
-        return kept + _count_kernel_bytes(attention, shape, training)
+        # CUDA's kernel that takes a mask wants as many heads of keys as of queries.
+        expanded = N * a * (H - K) * (D + E) * shape.has_kernels
+        return kept + expanded + _count_kernel_bytes(attention, shape, training)
     kept += N * a * (H - K) * (D + E)  # keys and values, repeated for each query head
     kept += (scores + N * H * attention.sinks) * wide + scores * wide * (
         attention.softcap is not None
@@ -68,12 +104,15 @@ def count_attention_bytes(
 
 
 def _is_plain_product(attention: AttentionSpec, shape: Shape) -> bool:
-    """Whether torch's attention on CPUs multiplies scores out, in float32: without its kernel.
+    """Whether torch's attention multiplies scores out, in float32: without a kernel.
 
-    That takes no bias of three axes, no bias with a gradient, and values of the keys' size alone.
+    That of CPUs takes no bias of three axes, no bias with a gradient, and values of the keys' size
+    alone; MPS has none with a gradient.
     """
-    if _has_kernel(attention, shape):
+    if shape.has_kernels:
         return False
+    if shape.device == "mps":
+        return True
     if attention.head_size != attention.value_size:
         return True
     positions = attention.position_encoding
@@ -116,9 +155,7 @@ def _count_fused_bytes(attention: AttentionSpec, shape: Shape, training: LayerTr
     N, a, wide = shape.tokens, shape.activation, shape.master
     H, K, D, E = attention.num_heads, attention.kv_heads, attention.head_size, attention.value_size
     drops = bool(shape.dropout and attention.dropout)
-    masked = attention.window_size is not None and attention.window_size < shape.seq_len
-    masked = masked or shape.document_mask or isinstance(attention.position_encoding, Alibi)
-    if not (masked or drops or attention.sinks or attention.softcap is not None):
+    if not (_has_mask(attention, shape) or _has_special_softmax(attention, shape)):
         # Its kernel wants as many heads of keys as of queries, but in low precision.
         expanded = N * a * (H - K) * (D + E) * (a == wide or D != E)
         return expanded + _count_output_bytes(attention, shape, training)

@@ -20,6 +20,7 @@ __all__ = [
     "find_peak_rate",
     "find_precision",
     "report_model",
+    "require_precision",
 ]
 
 AUTO = "auto"
@@ -60,13 +61,17 @@ def find_precision(device: DeviceInfo) -> str:
 
 def choose_precision(precision: str, backend: Backend, device: str | None = None) -> str:
     """The precision by its full name, with "auto" as the device has it. Raises HermesError."""
+    require_precision(precision)
     if precision == AUTO:
         return find_precision(describe_device(backend, device))
-    full = SHORT_NAMES.get(precision, precision)
-    if full not in PRECISIONS:
+    return SHORT_NAMES.get(precision, precision)
+
+
+def require_precision(precision: str) -> None:
+    """Refuse a precision that does not exist, by either of its names. Raises HermesError."""
+    if precision != AUTO and SHORT_NAMES.get(precision, precision) not in PRECISIONS:
         names = ", ".join((AUTO, *PRECISIONS))
         raise HermesError(f"precision is {precision!r}; it must be one of {names}")
-    return full
 
 
 def find_peak_rate(precision: str, device: DeviceInfo) -> float | None:

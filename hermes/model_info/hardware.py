@@ -20,10 +20,8 @@ UTILIZATION = 0.35
 def find_hardware(name: str) -> Datasheet:
     """A device of the table. Raises HermesError."""
     if name not in BY_SHORT_NAME:
-        raise HermesError(
-            f"hardware {name!r} is unknown{suggest_nearest(name, BY_SHORT_NAME)}; known are "
-            f"{', '.join(BY_SHORT_NAME)}"
-        )
+        hint = suggest_nearest(name, BY_SHORT_NAME) or f"; known are {', '.join(BY_SHORT_NAME)}"
+        raise HermesError(f"hardware {name!r} is unknown{hint}")
     return BY_SHORT_NAME[name]
 
 

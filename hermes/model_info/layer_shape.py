@@ -20,8 +20,9 @@ class Shape:
     """A micro-batch and what computes it.
 
     backend: 'torch' or 'mlx'. device: 'cpu', or what else computes. activation, master: bytes of an
-    element of the activations, and of weights and statistics. has_kernels: whether attention has a
-    kernel for every form, as torch has on CUDA.
+    element of the activations, and of weights and statistics. has_kernels: whether attention has
+    CUDA's kernels, as torch has there; has_flex: the one for every form among them, which is
+    compiled.
     """
 
     batch_size: int
@@ -33,6 +34,7 @@ class Shape:
     document_mask: bool = False
     dropout: bool = True
     has_kernels: bool = False
+    has_flex: bool = True
 
     @property
     def tokens(self) -> int:

@@ -3,8 +3,8 @@
 import os
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from hermes.errors import StorageError
 from hermes.formatting import format_count, format_with_unit
 from hermes.model_info.memory import read_host_memory, read_memory_limits
 from hermes.storage.space import count_free_bytes
+from hermes.storage.temporary import find_temporary_folder
 
 __all__ = ["Machine", "examine_machine", "format_machine", "list_problems"]
 
@@ -56,7 +57,7 @@ def examine_machine(blas: Mapping[str, str] = {}) -> Machine:
         available=None if memory is None else memory.available,
         swap=_read_swap(),
         limits=read_memory_limits(),
-        disks=dict(_list_disks()),
+        disks=_list_disks(),
         blas={"numpy": _describe_numpy_blas(), **blas},
         threads=_count_threads(),
         quota=_read_quota(),
@@ -76,13 +77,17 @@ def _read_swap() -> int | None:
     return None
 
 
-def _list_disks() -> Iterator[tuple[str, int]]:
+def _list_disks() -> dict[str, int]:
     """The folders that runs write to, and what is free there."""
-    for folder in dict.fromkeys((os.getcwd(), tempfile.gettempdir(), os.path.expanduser("~"))):
-        try:
-            yield folder, count_free_bytes(Path(folder))
-        except StorageError:
-            continue
+    folders = (os.getcwd, find_temporary_folder, lambda: os.path.expanduser("~"))
+    free: dict[str, int] = {}
+    for find in folders:
+        # One that is deleted, or that there is none of, is left out.
+        with suppress(StorageError, OSError):
+            folder = str(find())
+            if (count := count_free_bytes(Path(folder))) is not None:
+                free[folder] = count
+    return free
 
 
 def _describe_numpy_blas() -> str:

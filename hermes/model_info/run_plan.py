@@ -4,13 +4,14 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from hermes.formatting import format_columns, format_with_unit
+from hermes.formatting import format_columns, format_count, format_with_unit
 from hermes.model_info.activations import BYTES_OF
 from hermes.model_info.cost import compute_cost, count_flops
 from hermes.model_info.hardware import UTILIZATION
 from hermes.model_info.training_memory import (
     MemoryPlan,
     Placement,
+    count_unfused_layers,
     find_largest_batch,
     plan_memory,
 )
@@ -39,10 +40,11 @@ class Speed:
 class TrainingPlan:
     """What a run needs; None for what is not known.
 
-    memory: of one process at its peak. available: bytes for one process. largest_batch: sequences
-    of a micro-batch that fit there, 0 where not even one does. batch_size, tokens_per_step: of the
-    largest step, where they grow. kv_cache: bytes of one sequence of max_seq_len when decoding.
-    speed_from: where tokens_per_second is from. energy: kWh of all devices.
+    memory: of one process at its peak. unfused_layers: how many layers' attention keeps a tensor of
+    every query and key. available: bytes for one process. largest_batch: sequences of a micro-batch
+    that fit there, 0 where not even one does. batch_size, tokens_per_step: of the largest step,
+    where they grow. kv_cache: bytes of one sequence of max_seq_len when decoding. speed_from: where
+    tokens_per_second is from. energy: kWh of all devices.
     """
 
     model: str
@@ -56,6 +58,7 @@ class TrainingPlan:
     grad_accum: int
     seq_len: int
     memory: MemoryPlan
+    unfused_layers: int
     available: int | None
     largest_batch: int | None
     kv_cache: int
@@ -81,6 +84,12 @@ class TrainingPlan:
 
     def __repr__(self) -> str:
         return "\n".join(format_plan(self))
+
+
+def _find_cache_type(placement: Placement) -> str:
+    """The type of keys and values when the model decodes: on a CPU torch keeps float32 alone."""
+    is_wide = (placement.backend, placement.device) == ("torch", "cpu")
+    return "float32" if is_wide or BYTES_OF[placement.precision] > 2 else "bfloat16"
 
 
 def plan_run(
@@ -123,13 +132,12 @@ def plan_run(
         grad_accum=recipe.grad_accum,
         seq_len=recipe.seq_len,
         memory=memory,
+        unfused_layers=count_unfused_layers(spec, recipe, placement),
         available=available,
         largest_batch=None
         if available is None
         else find_largest_batch(spec, recipe, placement, available),
-        kv_cache=compute_cost(spec).memory[
-            "bfloat16" if BYTES_OF[placement.precision] == 2 else "float32"
-        ]["kv_cache"],
+        kv_cache=compute_cost(spec).memory[_find_cache_type(placement)]["kv_cache"],
         tokens_per_step=per_step,
         flops_per_token=per_token,
         steps=steps,
@@ -154,6 +162,13 @@ def format_hours(hours: float) -> str:
     return f"{hours * 60:.1f} minutes" if hours >= 1 / 30 else f"{hours * 3600:.2g} seconds"
 
 
+def _describe_attention(plan: TrainingPlan) -> str:
+    if not plan.unfused_layers:
+        return ""
+    layers = format_count(plan.unfused_layers, "layers")
+    return f", with a tensor of every query and key in {layers}"
+
+
 def format_plan(plan: TrainingPlan) -> list[str]:
     """A plan as lines for people."""
     memory = plan.memory
@@ -169,7 +184,7 @@ def format_plan(plan: TrainingPlan) -> list[str]:
         ("  weights", format_with_unit(memory.weights, "B")),
         ("  optimizer state", format_with_unit(memory.optimizer, "B")),
         ("  gradients", format_with_unit(memory.gradients, "B")),
-        ("  activations", format_with_unit(memory.activations, "B")),
+        ("  activations", format_with_unit(memory.activations, "B") + _describe_attention(plan)),
         ("  logits", format_with_unit(memory.logits, "B")),
         ("  update", format_with_unit(memory.update, "B")),
     ]  # fmt: skip

@@ -11,6 +11,7 @@ from hermes.backend_options import Options
 from hermes.errors import HermesError
 from hermes.formatting import format_count
 from hermes.model_info.activations import BYTES_OF, LayerBytes, count_layer_bytes
+from hermes.model_info.attention_activations import is_unfused
 from hermes.model_info.layer_shape import BITS, LayerTraining, Shape, count_norm_bytes
 from hermes.model_info.mlx_update_memory import count_mlx_update_bytes
 from hermes.model_info.update_memory import Updates, count_update_bytes
@@ -25,6 +26,7 @@ from hermes.spec import ModelSpec
 __all__ = [
     "MemoryPlan",
     "Placement",
+    "count_unfused_layers",
     "describe_training",
     "find_largest_batch",
     "plan_memory",
@@ -41,7 +43,7 @@ MLX_UPDATED = 0.92  # of weights and optimizer state: what of them a compiled up
 class Placement:
     """What computes a run, and among how many processes its tensors are split.
 
-    device: 'cpu', or what else. shard, grad_checkpoint, selective_checkpoint: as
+    device: 'cpu', or what else. shard, grad_checkpoint, selective_checkpoint, compile: as
     hermes.interface.Options has them. Raises HermesError for what no run can have.
     """
 
@@ -53,6 +55,7 @@ class Placement:
     shard: str | None = None
     shard_group: int | None = None
     selective_checkpoint: bool = False
+    compile: bool | None = None
 
     def __post_init__(self) -> None:
         Options(
@@ -125,8 +128,18 @@ class MemoryPlan:
 
 def plan_memory(spec: ModelSpec, recipe: Recipe, placement: Placement) -> MemoryPlan:
     """Plan the memory of one process at the peak of a training step. Raises HermesError."""
+    return _Step(spec, recipe, placement, _make_shape(recipe, placement)).find_peak()
+
+
+def count_unfused_layers(spec: ModelSpec, recipe: Recipe, placement: Placement) -> int:
+    """Count the layers whose attention keeps a tensor of every query and key of a sequence."""
+    shape = _make_shape(recipe, placement)
+    return sum(is_unfused(one, shape) for one in spec.attentions)
+
+
+def _make_shape(recipe: Recipe, placement: Placement) -> Shape:
     master = 8 if placement.precision == "float64" else 4
-    shape = Shape(
+    return Shape(
         recipe.batch_size * (2 if recipe.objective == "preference" else 1),
         recipe.seq_len,
         placement.backend,
@@ -135,9 +148,9 @@ def plan_memory(spec: ModelSpec, recipe: Recipe, placement: Placement) -> Memory
         master,
         recipe.document_mask,
         recipe.objective != "preference",
-        has_kernels=placement.backend == "torch" and placement.device != "cpu",
+        has_kernels=placement.backend == "torch" and placement.device.startswith("cuda"),
+        has_flex=placement.compile is not False,
     )
-    return _Step(spec, recipe, placement, shape).find_peak()
 
 
 class _Step:

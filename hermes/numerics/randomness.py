@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from hermes.errors import HermesError
 
 __all__ = [
+    "check_seed",
     "draw_bits",
     "draw_normals",
     "draw_uniforms",
@@ -30,10 +31,15 @@ FEISTEL_ROUNDS = 8
 WORDS_PER_COUNT = 4  # Philox4x64 makes four words for each value of its counter
 
 
-def _derive_key(seed: int, purpose: str) -> int:
-    """Derive a stream's 128-bit key: the start of SHA-256 of the seed's 8 bytes and the purpose."""
+def check_seed(seed: int) -> None:
+    """Raise HermesError for what is no seed of a stream."""
     if not 0 <= seed < 2**64:
         raise HermesError(f"seed must be at least 0 and below 2^64, got {seed!r}")
+
+
+def _derive_key(seed: int, purpose: str) -> int:
+    """Derive a stream's 128-bit key: the start of SHA-256 of the seed's 8 bytes and the purpose."""
+    check_seed(seed)
     name = int(seed).to_bytes(8, "little") + purpose.encode()
     return int.from_bytes(hashlib.sha256(name).digest()[:16], "little")
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from hermes.options.conformance_commands import CONFORMANCE_COMMANDS
 from hermes.options.model_commands import MODEL_COMMANDS
 from hermes.options.option import CommandOptions, Option
 from hermes.options.table import OPTIONS
@@ -10,7 +11,9 @@ from hermes.options.training_commands import TRAINING_COMMANDS
 
 __all__ = ["COMMANDS", "get_options"]
 
-COMMANDS: dict[str, CommandOptions] = TRAINING_COMMANDS | MODEL_COMMANDS | TOOL_COMMANDS
+COMMANDS: dict[str, CommandOptions] = (
+    TRAINING_COMMANDS | MODEL_COMMANDS | TOOL_COMMANDS | CONFORMANCE_COMMANDS
+)
 
 
 def get_options(command: str) -> dict[str, Option]:

@@ -99,7 +99,9 @@ COMMANDS = {
     "watch": "dashboard monitor board tensorboard",
     "conformance run": "prove certify",
     "conformance self-test": "self_test selftest",
-    "doctor": "env version",
+    "doctor": "env",
+    "--help": "help",
+    "--version": "version",
     "quickstart": "init demo start_here",
 }
 OWN_COMMANDS = {word: name for name, words in COMMANDS.items() for word in words.split()}

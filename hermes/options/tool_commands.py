@@ -1,4 +1,4 @@
-"""The options of the commands that prepare, inspect and prove."""
+"""The options of the commands that prepare text, inspect, and plan."""
 
 import dataclasses
 from pathlib import Path
@@ -8,20 +8,6 @@ from hermes.options.training_commands import CALL_DISPLAY, TEXT, TEXT_FILES
 
 __all__ = ["TOOL_COMMANDS"]
 
-_JUDGED: Overrides = {
-    "backend": {
-        "default": "torch",
-        "choices": (),
-        "metavar": "NAME",
-        "group": "Backends",
-        "help": "Backend under test",
-    },
-    "device": {
-        "group": "Backends",
-        "default_text": "the backend's own choice",
-        "help": "Device of the backend under test",
-    },
-}
 _OF_A_RUN = {"group": GROUP_OF_REST, "default_text": "the run's, or that of hermes train"}
 _RUN_OR_CHECKPOINT = Argument("path", "Checkpoint, or run with checkpoints", "PATH", type=Path)
 
@@ -170,9 +156,18 @@ TOOL_COMMANDS: dict[str, CommandOptions] = {
             *("seq_len", "max_len", "tokens", "document_mask", "freeze_layers", "freeze"),
             *("lora_rank", "lora_targets", "dora", "optimizer", "moments", "group", "ema"),
             *("num_processes", "shard", "shard_group", "backend", "precision", "grad_checkpoint"),
-            "selective_checkpoint",
+            *("selective_checkpoint", "compile"),
             *("hardware", "memory", "tokens_per_second", "price_per_hour", "watts"),
             *("config", "set", "json"),
+        ),
+        (
+            Argument(
+                "found",
+                "Architecture to plan with, as with --model",
+                "[MODEL]",
+                required=False,
+                is_model=True,
+            ),
         ),
         overrides={
             "model": {"help": "Architecture: the name of a bundled model, a .mal file, or a run"},
@@ -302,95 +297,6 @@ TOOL_COMMANDS: dict[str, CommandOptions] = {
     ),
     "checkpoint show": CommandOptions(("json",), (_RUN_OR_CHECKPOINT,)),
     "checkpoint verify": CommandOptions(arguments=(_RUN_OR_CHECKPOINT,)),
-    "conformance run": CommandOptions(
-        (
-            "backend",
-            "against",
-            "level",
-            "law",
-            "case",
-            "device",
-            "dtype",
-            "json",
-            "html",
-            "checkpoint",
-            "xfail",
-            "long",
-        ),
-        overrides=_JUDGED
-        | {
-            "dtype": {
-                "choices": (),
-                "closed_choices": False,
-                "default_text": "",
-                "multiple": True,
-                "metavar": "TYPE",
-                "group": "Selection",
-                "parameter": "dtypes",
-                "help": "Run only the laws that compute in this type, such as tf32; repeatable",
-            },
-            "json": {
-                "type": Path,
-                "default": None,
-                "metavar": "FILE",
-                "group": "Reports",
-                "parameter": "json_file",
-                "help": "Write the certificate as JSON",
-            },
-            "checkpoint": {
-                "type": Path,
-                "short": "",
-                "metavar": "PATH",
-                "group": "Reports",
-                "help": "Store the certificate in this checkpoint, or in the newest one of this "
-                "run",
-            },
-        },
-        grouped=True,
-    ),
-    "conformance list": CommandOptions(("level", "cases", "long")),
-    "conformance self-test": CommandOptions(
-        ("backend", "against", "device", "fault", "random", "seed", "json"),
-        overrides=_JUDGED
-        | {
-            "seed": {"group": "Selection", "help": "Seed of the draw of --random"},
-            "json": {
-                "type": Path,
-                "default": None,
-                "metavar": "FILE",
-                "parameter": "json_file",
-                "help": "Write the results as JSON; those of --random after each, and a run "
-                "with the same file resumes where it stopped",
-            },
-        },
-    ),
-    "conformance verify": CommandOptions(
-        arguments=(
-            Argument("file", "Certificate, or a checkpoint or run that has one", "FILE", type=Path),
-        ),
-    ),
-    "conformance bisect": CommandOptions(
-        ("backend", "against", "case", "dtype", "device"),
-        overrides=_JUDGED
-        | {
-            "case": {
-                "multiple": False,
-                "required": True,
-                "metavar": "NAME",
-                "parameter": "name",
-                "help": "Case of level L1 to bisect; hermes conformance list --level L1 --cases "
-                "shows them",
-            },
-            "dtype": {
-                "choices": (),
-                "closed_choices": False,
-                "default": "float64",
-                "default_text": "",
-                "metavar": "TYPE",
-                "help": "Type in which the backend under test computes",
-            },
-        },
-    ),
     "doctor": CommandOptions(
         (
             "json",

@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from hermes.serving.body import parse_body
+from hermes.serving.body import parse_body, shorten
 from hermes.serving.chat_completions import ChatCompletion
 from hermes.serving.completions import Completion
 from hermes.serving.errors import ApiError
@@ -57,7 +57,7 @@ def make_app(model: ServedModel, *, api_key: str | None = None, hosts: Sequence[
             "max_model_len": engine.capacity,
             "has_chat_template": model.encoder is not None,
         }
-        if "name" not in request.path_params:
+        if not request.path_params.get("name"):
             return JSONResponse({"object": "list", "data": [entry]})
         if request.path_params["name"] != model.name:
             raise ApiError(404, f"there is no such model; it is {model.name!r}", param="model")
@@ -126,7 +126,9 @@ def make_app(model: ServedModel, *, api_key: str | None = None, hosts: Sequence[
 
 
 def _require_key(request: Request, api_key: str) -> None:
-    given = request.headers.get("authorization", "").removeprefix("Bearer ").encode()
+    header = request.headers.get("authorization", "")
+    scheme, _, rest = header.partition(" ")
+    given = (rest.strip() if scheme.lower() == "bearer" else header).encode()
     if not hmac.compare_digest(given, api_key.encode()):
         raise ApiError(
             401,
@@ -139,6 +141,11 @@ def _require_key(request: Request, api_key: str) -> None:
 async def _read_json(request: Request, model: ServedModel) -> Any:
     """The body's JSON value. Raises ApiError for one that is too large, too slow, or no JSON."""
     limits, data = model.limits, bytearray()
+    coding = request.headers.get("content-encoding", "identity")
+    if coding.strip().lower() not in ("", "identity"):
+        raise ApiError(
+            415, f"the body is coded as {shorten(repr(coding))}; send it as it is, in UTF-8"
+        )
     try:
         async with asyncio.timeout(limits.seconds):
             async for part in request.stream():

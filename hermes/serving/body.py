@@ -27,7 +27,7 @@ def parse_body(data: bytes | bytearray) -> Any:
         value = load_json(text)
         # Only an escape can spell half of a surrogate pair, which no answer could have in it.
         found = describe_surrogate(json.dumps(value, ensure_ascii=False)) if "\\u" in text else ""
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ApiError(400, f"the body is not JSON: {str(error)[:100]}") from None
     if found:
         raise ApiError(400, f"the body has a text that is {found}")
@@ -74,7 +74,7 @@ class Body:
         if value is None:
             return None
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not is_number or not low <= value <= high:  # which NaN is not either
+        if not is_number or not low <= value <= high:
             raise self.refuse(name, f"must be a number from {low:g} to {high:g}", value)
         return float(value)
 

@@ -5,10 +5,10 @@ import uuid
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
+from hermes.chat_templates.encoder import ChatEncoder
 from hermes.chat_templates.messages import read_messages
 from hermes.errors import HermesError
 from hermes.inference.generated_text import TokenLogprob, describe_choices
-from hermes.inference.grammar import Grammar
 from hermes.inference.request import Piece
 from hermes.inference.sampler import Choice
 from hermes.serving.answer_form import take_answer_form
@@ -37,6 +37,7 @@ class ChatCompletion:
         self.model = model
         self.id, self.created = f"chatcmpl-{uuid.uuid4().hex}", int(time.time())
         self.messages = _take_messages(body)
+        self.template_arguments = _take_arguments(body)
         self.form = take_answer_form(body)
         self.logprobs = _take_logprobs(body, model)
         self.streams = body.take_bool("stream")
@@ -48,9 +49,10 @@ class ChatCompletion:
 
     async def answer(self) -> dict[str, Any]:
         """The whole answer. Raises ApiError."""
-        prompt, dropped = await self._encode()
-        grammar = await self.form.compile(self.model)
-        texts = await gather_texts(self.model, self._make_requests(prompt, grammar))
+        encoder = await self.model.choose_encoder(self.template_arguments)
+        prompt, dropped = await self._encode(encoder)
+        requests = await self._make_requests(encoder, prompt)
+        texts = await gather_texts(self.model, requests)
         choices = [self._describe(number, text) for number, text in enumerate(texts)]
         usage = count_usage([prompt], [len(text.choices) for text in texts])
         return {**self._begin(self.kind), "choices": choices, "usage": usage} | dropped
@@ -71,9 +73,9 @@ class ChatCompletion:
 
     async def stream(self) -> AsyncGenerator[dict[str, Any]]:
         """The answer in pieces. Raises ApiError."""
-        prompt, dropped = await self._encode()
-        grammar = await self.form.compile(self.model)
-        requests, tools = self._make_requests(prompt, grammar), self.form.callable
+        encoder = await self.model.choose_encoder(self.template_arguments)
+        prompt, dropped = await self._encode(encoder)
+        requests, tools = await self._make_requests(encoder, prompt), self.form.callable
         counts, held = [0] * len(requests), [""] * len(requests)
         begun = set[int]()
         async for number, piece in merge_streams(self.model, requests):
@@ -102,16 +104,17 @@ class ChatCompletion:
             usage = count_usage([prompt], counts)
             yield {**self._begin(f"{self.kind}.chunk"), "choices": [], "usage": usage}
 
-    async def _encode(self) -> tuple[list[int], dict[str, int]]:
+    async def _encode(self, encoder: ChatEncoder) -> tuple[list[int], dict[str, int]]:
         """The prompt's ids, and how many of the oldest messages it has no room for."""
         tools = self.form.tools or None
         if not self.settings.slides:
-            return await self.model.encode_chat(self.messages, tools), {}
-        prompt, dropped = await self.model.fit_chat(self.messages, tools, self.max_tokens)
+            return await self.model.encode_chat(encoder, self.messages, tools), {}
+        prompt, dropped = await self.model.fit_chat(encoder, self.messages, tools, self.max_tokens)
         return prompt, {"dropped_messages": dropped} if dropped else {}
 
-    def _make_requests(self, prompt: list[int], grammar: Grammar | None) -> list[Any]:
-        endings, capacity = self.model.find_endings(), self.model.engine.capacity
+    async def _make_requests(self, encoder: ChatEncoder, prompt: list[int]) -> list[Any]:
+        grammar = await self.form.compile(self.model)
+        endings, capacity = await self.model.find_endings(encoder), self.model.engine.capacity
         # Without a limit an answer may be as long as the context has room for, or as all of it
         # where it may slide.
         room = capacity if self.settings.slides else max(capacity - len(prompt) + 1, 1)
@@ -172,6 +175,14 @@ def _take_messages(body: Body) -> Any:
         return read_messages(value, "messages", to_learn=False)
     except HermesError as error:
         raise ApiError(400, str(error), param="messages") from None
+
+
+def _take_arguments(body: Body) -> dict[str, Any]:
+    """Arguments of the chat template, as other servers take them."""
+    value = body.take("chat_template_kwargs", {})
+    if not isinstance(value, dict):
+        raise body.refuse("chat_template_kwargs", "must be an object", value)
+    return value
 
 
 def _take_logprobs(body: Body, model: ServedModel) -> int | None:

@@ -2,15 +2,18 @@
 
 import json
 
-from uvicorn.protocols.http.auto import AutoHTTPProtocol
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from hermes.serving.errors import ApiError
 
 __all__ = ["HTTPProtocol"]
 
 
-class HTTPProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # httptools' or h11's
-    """The protocol that uvicorn chooses; of its own answers it has one, to malformed HTTP."""
+class HTTPProtocol(H11Protocol):
+    """uvicorn's by h11, whatever else is installed; of its own answers it has one, to no HTTP.
+
+    By httptools a stream has chunks for clients of HTTP/1.0, too, which know none.
+    """
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what cannot be read as a request, and close the connection."""

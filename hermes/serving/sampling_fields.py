@@ -27,6 +27,8 @@ MORE_NUMBERS = {
     "xtc_threshold": (0, 1),
 }
 MORE_COUNTS = ("top_k", "min_tokens", "no_repeat_ngram", "dry_allowed_length", "dry_range")
+MORE_TEXTS = ("ban", "dry_breaker")
+LEAST_TOP_P = 1e-6  # with which the most probable token alone stays
 
 
 @dataclass(frozen=True)
@@ -81,11 +83,12 @@ def take_text_settings(body: Body, model: ServedModel, logprobs: int | None) -> 
         raise body.refuse("context_overflow", f"must be {' or '.join(CONTEXT_OVERFLOWS)}", overflow)
     given: dict[str, Any] = {
         "temperature": body.take_number("temperature", 0, 2),
-        "top_p": body.take_number("top_p", 0.000001, 1),
+        "top_p": _take_top_p(body),
         "presence_penalty": body.take_number("presence_penalty", -2, 2),
         "frequency_penalty": body.take_number("frequency_penalty", -2, 2),
         **{name: body.take_number(name, *bounds) for name, bounds in MORE_NUMBERS.items()},
         **{name: body.take_int(name, 0, 1 << 31) for name in MORE_COUNTS},
+        **{name: body.take_strings(name, limits.stops) for name in MORE_TEXTS},
         "logit_bias": _take_bias(body),
     }
     # 1 is what OpenAI's clients leave out.
@@ -102,6 +105,11 @@ def take_text_settings(body: Body, model: ServedModel, logprobs: int | None) -> 
     }
     chosen = secrets.randbits(63) if seed is None else seed % (1 << 63)
     return TextSettings(fields, num_texts, chosen)
+
+
+def _take_top_p(body: Body) -> float | None:
+    value = body.take_number("top_p", 0, 1)
+    return None if value is None else max(value, LEAST_TOP_P)
 
 
 def _take_bias(body: Body) -> dict[int, float]:

@@ -1,6 +1,7 @@
 """The model that a server serves, and what belongs to it."""
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from hermes.tokenizer import Tokenizer
 __all__ = ["Limits", "ServedModel"]
 
 T = TypeVar("T")
+MOST_ENCODERS = 8
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ class ServedModel:
         self.served = AsyncEngine(self.engine)
         self._rendering = asyncio.Lock()
         self._call_form: CallForm | None = None
+        self._encoders: dict[str, ChatEncoder] = {}  # by other arguments of the template
 
     def keep_rows(self) -> None:
         """Write what the engine has read to the folder that is given. Raises HermesError.
@@ -117,21 +120,44 @@ class ServedModel:
         finally:
             await pieces.aclose()  # which cancels what still runs
 
+    async def choose_encoder(self, arguments: Mapping[str, Any]) -> ChatEncoder:
+        """The encoder of conversations, with further arguments of its template. Raises ApiError."""
+        encoder = self.encoder
+        if encoder is None:
+            raise ApiError(
+                400, f"{self.name} has no chat template; ask for /v1/completions instead"
+            )
+        if not arguments:
+            return encoder
+        key = json.dumps(arguments, sort_keys=True)
+        if key not in self._encoders:
+            made = await self._render(
+                lambda: encoder.copy_with_arguments(arguments), "chat_template_kwargs"
+            )
+            self._encoders[key] = made
+            while len(self._encoders) > MOST_ENCODERS:
+                self._encoders.pop(next(iter(self._encoders)))
+            return made
+        return self._encoders[key]
+
     async def encode_chat(
-        self, messages: Sequence[Message], tools: Sequence[Any] | None
+        self, encoder: ChatEncoder, messages: Sequence[Message], tools: Sequence[Any] | None
     ) -> list[int]:
         """Encode a conversation up to where the assistant answers. Raises ApiError."""
-        encoder = self._require_encoder()
         return await self._render(lambda: encoder.encode_prompt(messages, tools))
 
     async def fit_chat(
-        self, messages: Sequence[Message], tools: Sequence[Any] | None, max_tokens: int | None
+        self,
+        encoder: ChatEncoder,
+        messages: Sequence[Message],
+        tools: Sequence[Any] | None,
+        max_tokens: int | None,
     ) -> tuple[list[int], int]:
         """As `encode_chat`, without the oldest turns where they do not fit. -> ids, how many
 
         max_tokens: of the answer, for which room is kept. Raises ApiError.
         """
-        encoder, capacity = self._require_encoder(), self.engine.capacity
+        capacity = self.engine.capacity
         room = capacity - reserve_answer(capacity, max_tokens)
         prompt, dropped = await self._render(
             lambda: fit_conversation(lambda one: encoder.encode_prompt(one, tools), messages, room)
@@ -146,19 +172,12 @@ class ServedModel:
             )
         return prompt, dropped
 
-    def _require_encoder(self) -> ChatEncoder:
-        if self.encoder is None:
-            raise ApiError(
-                400, f"{self.name} has no chat template; ask for /v1/completions instead"
-            )
-        return self.encoder
-
-    async def _render(self, render: Callable[[], T]) -> T:
+    async def _render(self, render: Callable[[], T], field: str = "messages") -> T:
         async with self._rendering:  # one at a time: the template runs in one process
             try:
                 return await asyncio.to_thread(render)
             except HermesError as error:
-                raise ApiError(400, str(error), param="messages") from None
+                raise ApiError(400, str(error), param=field) from None
 
     async def find_call_form(self) -> CallForm:
         """How the template writes calls of tools. Raises ApiError."""
@@ -171,13 +190,9 @@ class ServedModel:
                 )
         return self._call_form
 
-    def find_endings(self) -> frozenset[int]:
+    async def find_endings(self, encoder: ChatEncoder) -> frozenset[int]:
         """The ids that end an answer. Raises ApiError where the template has none."""
-        assert self.encoder is not None, "a conversation was encoded with it"
-        try:
-            return self.tokenizer.stop_ids | {self.encoder.find_end_of_turn()}
-        except HermesError as error:
-            raise ApiError(400, str(error)) from None
+        return self.tokenizer.stop_ids | {await self._render(encoder.find_end_of_turn)}
 
     async def call(self, compute: Callable[[], T]) -> T:
         """Compute something with the model, between two steps of the engine. Raises ApiError."""

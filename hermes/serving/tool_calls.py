@@ -6,6 +6,8 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hermes.storage.plain_json import decode_json, load_json
+
 __all__ = ["find_function", "may_begin_call", "split_tool_calls"]
 
 # Qwen, Hermes and others: a block for each call.
@@ -59,8 +61,8 @@ def _split_blocks(text: str, known: set[Any]) -> tuple[str, list[dict[str, Any]]
     while found := BLOCK.search(text, at):
         said.append(text[at : found.start()])
         try:  # as far as the object goes, whose strings may spell the mark's end
-            value, end = json.JSONDecoder().raw_decode(text, found.end())
-        except (ValueError, RecursionError):
+            value, end = decode_json(text, found.end())
+        except ValueError:
             return text, []
         call, closed = _make_call(value, known), BLOCK_END.match(text, end)
         if call is None or closed is None:
@@ -72,8 +74,8 @@ def _split_blocks(text: str, known: set[Any]) -> tuple[str, list[dict[str, Any]]
 
 def _load(text: str) -> Any:
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
+        return load_json(text)
+    except ValueError:
         return None
 
 

@@ -18,9 +18,9 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from hermes.decoders import Array, Tensors
 from hermes.errors import CheckpointError, NonFinite
 from hermes.formatting import format_count
-from hermes.interface import Array, Tensors
 from hermes.storage.reading import open_file, read_into
 from hermes.storage.strict_json import Json, parse_json
 

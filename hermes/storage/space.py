@@ -12,19 +12,22 @@ __all__ = ["count_free_bytes", "is_full", "require_space"]
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def count_free_bytes(path: Path) -> int:
-    """Bytes that can still be written to the file system of `path`. Raises StorageError."""
+def count_free_bytes(path: Path) -> int | None:
+    """Bytes that can still be written to the file system of `path`; None where it does not say.
+
+    One in user space (FUSE) may say that it has no blocks at all. Raises StorageError.
+    """
     try:
         space = os.statvfs(path)
     except OSError as error:
         raise StorageError(f"cannot look at {path}: {explain_os_error(error)}") from error
-    return space.f_bavail * space.f_frsize
+    return space.f_bavail * space.f_frsize if space.f_blocks else None
 
 
 def require_space(folder: Path, needed: int) -> None:
     """Raise StorageError, before anything is written, where `needed` bytes do not fit."""
     free = count_free_bytes(folder)
-    if free < needed:
+    if free is not None and free < needed:
         raise StorageError(
             f"{folder} has {free} bytes free and the checkpoint needs {needed}; "
             "make room or choose another --output"

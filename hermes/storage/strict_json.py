@@ -8,6 +8,7 @@ import json
 from typing import Any
 
 from hermes.errors import CheckpointError
+from hermes.storage.plain_json import DuplicateKeyError, build_object
 
 __all__ = ["parse_json", "render_json"]
 
@@ -17,15 +18,6 @@ MAX_DIGITS = 40  # tokenizer settings carry 10^30 for "no limit"
 
 class _Refused(Exception):
     """Why a text is refused; becomes the end of a CheckpointError's message."""
-
-
-def _build_object(items: list[tuple[str, Json]]) -> dict[str, Json]:
-    seen: dict[str, Json] = {}
-    for key, value in items:
-        if key in seen:
-            raise _Refused(f"the key {key!r} is given twice")
-        seen[key] = value
-    return seen
 
 
 def _parse_integer(digits: str) -> int:
@@ -49,7 +41,7 @@ def parse_json(data: bytes, where: str) -> Json:
     try:
         value = json.loads(
             data.decode("utf-8"),
-            object_pairs_hook=_build_object,
+            object_pairs_hook=build_object,
             parse_int=_parse_integer,
             parse_float=_parse_float,
             parse_constant=_refuse_constant,
@@ -66,7 +58,7 @@ def parse_json(data: bytes, where: str) -> Json:
         ) from None
     except RecursionError:
         raise CheckpointError(f"{where} is nested too deeply") from None
-    except _Refused as reason:
+    except (_Refused, DuplicateKeyError) as reason:
         raise CheckpointError(f"{where} cannot be read: {reason}") from None
     return value
 

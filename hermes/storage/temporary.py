@@ -15,12 +15,21 @@ from types import TracebackType
 
 from hermes.errors import StorageError
 
-__all__ = ["TemporaryFolder", "delete_abandoned", "hold_lock"]
+__all__ = ["TemporaryFolder", "delete_abandoned", "find_temporary_folder", "hold_lock"]
 
 PREFIX = "hermes-"
 # Seconds after its last change from which on an unlocked file is abandoned: one that has just been
 # made is locked a moment later.
 AGE = 60.0
+
+
+def find_temporary_folder() -> Path:
+    """Find the system's folder for temporary files. Raises StorageError where there is none."""
+    try:
+        return Path(tempfile.gettempdir())
+    except OSError as error:  # as in a container whose disk is read-only
+        reason = (error.strerror or str(error)).lower()
+        raise StorageError(f"{reason}; set TMPDIR to a folder that can be written to") from error
 
 
 def hold_lock(path: Path) -> int:
@@ -77,8 +86,8 @@ class TemporaryFolder:
 
     def __init__(self, what: str, directory: str | Path | None = None):
         prefix = f"{PREFIX}{what}-"
+        parent = Path(directory) if directory else find_temporary_folder()
         try:
-            parent = Path(directory or tempfile.gettempdir())
             delete_abandoned(parent, prefix)
             self._folder = tempfile.TemporaryDirectory(prefix=prefix, dir=parent)
         except OSError as error:

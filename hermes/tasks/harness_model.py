@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from hermes.chat_templates.sandbox import CLOSE, OPEN
 from hermes.chat_templates.template import Template
 from hermes.errors import HermesError
-from hermes.inference.engine import run_requests
+from hermes.inference.batch_generation import run_requests
 from hermes.inference.request import Request
 from hermes.inference.sampling import Sampling
 from hermes.interface import IGNORE

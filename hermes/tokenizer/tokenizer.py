@@ -179,7 +179,7 @@ class Tokenizer:
         The name of a special token, such as '<|eos|>', is encoded as text unless `special`. Added
         tokens that a foreign tokenizer does not call special are found either way. continued: the
         text continues another, so that a tokenizer that marks the beginning of a text does not.
-        Raises DataError where the text has half a surrogate pair.
+        Raises DataError for what is no text, and where it has half a surrogate pair.
         """
         return self.encode_batch([text], special=special, continued=[continued])[0]
 
@@ -187,6 +187,9 @@ class Tokenizer:
         self, texts: Sequence[str], *, special: bool = False, continued: Sequence[bool] = ()
     ) -> list[list[int]]:
         """Encode each text, using all cores. continued: of each text, none by default."""
+        wrong = [texts] if isinstance(texts, str) else [t for t in texts if not isinstance(t, str)]
+        if wrong:
+            raise DataError(f"encode takes a text, encode_batch a list; got {wrong[0]!r:.40}")
         return self._pipelines.encode(texts, continued, special)
 
     def encode_to_arrays(
@@ -226,7 +229,7 @@ class Tokenizer:
     def decode(
         self, ids: Iterable[int], *, skip_special: bool = True, continued: bool = False
     ) -> str:
-        """Decode ids; bytes that are not UTF-8 become U+FFFD. Raises DataError for unknown ids.
+        """Decode ids; bytes that are not UTF-8 become U+FFFD. Raises DataError for other ids.
 
         continued: the ids continue a text, so that their first space stays.
         """

@@ -8,6 +8,7 @@ from typing import Any
 
 from hermes.errors import DataError
 from hermes.rust_panics import drop_panics
+from hermes.storage.plain_json import load_json
 from hermes.tokenizer.growth import check_growth
 from hermes.tokenizer.spelling import BYTE_TOKEN, iterate_stages, list_pieces
 
@@ -30,13 +31,13 @@ Config = dict[str, Any]
 def parse_tokenizer_json(text: str, source: str) -> Config:
     """Parse the text of a tokenizer.json. Raises DataError, its message beginning with `source`."""
     try:
-        config = json.loads(text)
+        config = load_json(text)
     except json.JSONDecodeError as error:
         raise DataError(
             f"{source}:{error.lineno}:{error.colno}: not JSON ({error.msg}); a tokenizer.json of "
             "Hugging Face tokenizers is needed"
         ) from None
-    except (RecursionError, ValueError) as error:
+    except ValueError as error:
         raise DataError(f"{source}: not a tokenizer.json: {error}") from None
     model = config.get("model") if isinstance(config, dict) else None
     if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict | list):

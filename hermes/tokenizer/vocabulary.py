@@ -61,7 +61,7 @@ class Vocabulary:
     def join(self, ids: Iterable[int], skip_special: bool, continued: bool) -> bytes:
         """Join the bytes of ids. Raises DataError for unknown ids."""
         skipped = self.special_ids if skip_special else frozenset()
-        kept = [int(i) for i in ids if int(i) not in skipped]
+        kept = [token for token in _read_ids(ids) if token not in skipped]
         spelt = [self.get_bytes(i) for i in kept]
         if kept and not continued:
             spelt[0] = self._begin_text(kept[0], spelt[0])
@@ -105,3 +105,18 @@ class Vocabulary:
         others = [*other._bytes, *[None] * self.size]
         both = zip(self._bytes, others, strict=False)
         return sum(own is not None and own != theirs for own, theirs in both)
+
+
+def _read_ids(ids: Iterable[int]) -> list[int]:
+    """Token ids as Python's integers. Raises DataError for what are none, such as a text."""
+    found = []
+    try:
+        for given in ids:
+            number = int(given)
+            if number != given:  # a half, or a digit of a text
+                raise ValueError
+            found.append(number)
+    except (TypeError, ValueError):
+        shown = " ".join(f"{ids!r:.40}".split())
+        raise DataError(f"tokens are given by their ids, whole numbers; got {shown}") from None
+    return found

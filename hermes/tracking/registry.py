@@ -47,10 +47,8 @@ def _find_tracker(name: str) -> MakeTracker:
     points = {point.name: point for point in entry_points(group=GROUP)}
     if name not in points:
         known = list_trackers()
-        raise HermesError(
-            f"--track: there is no tracker {name!r}{suggest_nearest(name, known)}; known are "
-            f"{', '.join(known)}"
-        )
+        hint = suggest_nearest(name, known) or f"; known are {', '.join(known)}"
+        raise HermesError(f"--track: there is no tracker {name!r}{hint}")
     try:
         return cast(MakeTracker, points[name].load())
     except ImportError as error:

@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from hermes.data import Cursor
 from hermes.data.dataset import Dataset
 from hermes.interface import Batch
+from hermes.recipe import Recipe
+from hermes.training.schedule import count_step_samples
 
-__all__ = ["BatchReader", "BatchShape", "StepSize", "split_sequences"]
+__all__ = ["BatchReader", "BatchShape", "StepSize", "find_step_size", "split_sequences"]
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,17 @@ class StepSize:
     parts: int = 1
 
 
+def find_step_size(
+    recipe: Recipe, size: int, world_size: int, cursor: Cursor, step: int
+) -> StepSize:
+    """What the step that follows `step` steps takes. size: samples of an epoch."""
+    samples = count_step_samples(recipe, cursor, size, world_size, step)
+    parts = recipe.seq_len // recipe.find_seq_len(step)
+    return StepSize(samples, recipe.find_batch_size(step), parts)
+
+
 def split_sequences(batch: Batch, parts: int) -> Batch:
-    """The batch whose every sequence is `parts` sequences, one behind the other, of fewer tokens.
+    """The batch whose every sequence is `parts` sequences, one after the other, of fewer tokens.
 
     (A, B, T) -> (A, B parts, T / parts). Row b of n is rows b parts to b parts + parts - 1, also in
     the numbers that key dropout.

@@ -1,4 +1,4 @@
-"""A run's model to the Hub: at its end, or each checkpoint behind the training."""
+"""A run's model to the Hub: at its end, or each checkpoint while it trains."""
 
 import shlex
 import shutil
@@ -14,7 +14,7 @@ from typing import Self
 from hermes.distributed.agreement import all_or_none
 from hermes.distributed.process_group import ProcessGroup
 from hermes.errors import HermesError
-from hermes.interop.publish import publish, require_writable
+from hermes.interop.publish import publish, require_repo_name, require_writable
 from hermes.storage.durable import Disk, link_or_copy
 from hermes.training.events import Event, Saved
 
@@ -33,6 +33,8 @@ def read_push(repo: str | None, every_save: bool) -> Push | None:
     """The repository that gets the model, None for none. Raises HermesError."""
     if every_save and not repo:
         raise HermesError("--push-every-save needs --push-to-hub OWNER/REPO")
+    if repo:
+        require_repo_name(repo)
     return Push(repo, every_save) if repo else None
 
 

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from hermes.data import Cursor
@@ -19,7 +20,7 @@ from hermes.numerics.gradient_noise import GradientNoise, RankShare
 from hermes.recipe import Recipe
 from hermes.stages import report_stage
 from hermes.training.averaged_evaluation import evaluate_learner
-from hermes.training.batch_reader import BatchReader, BatchShape, StepSize
+from hermes.training.batch_reader import BatchReader, BatchShape, find_step_size
 from hermes.training.coordination import RankCoordinator
 from hermes.training.early_stopping import EarlyStopping
 from hermes.training.events import (
@@ -35,14 +36,14 @@ from hermes.training.events import (
     Stopped,
     StoppedEarly,
     TaskScores,
-    Update,
 )
 from hermes.training.loss_guard import Bad, LossGuard, describe_bad
 from hermes.training.pending_step import PendingStep, PendingSteps
 from hermes.training.recording import Recorder, is_due
 from hermes.training.samples import SampleMaker
-from hermes.training.schedule import compute_lr, count_step_samples, count_steps
+from hermes.training.schedule import compute_lr, count_steps
 from hermes.training.step_meter import StepCost, StepMeter
+from hermes.training.step_metrics import make_update
 from hermes.training.task_rounds import TaskEvaluator
 from hermes.training.throughput import Throughput
 from hermes.training.training_data import TrainingData
@@ -60,7 +61,7 @@ class TrainingLoop:
     run began where that is None. save_every_epoch: save after the step that ends an epoch, too.
     noise: averages of the gradients' noise, None where it is not measured.
     samples: made every so many steps; sampled: whether those of `position` are. tasks: evaluated
-    every so many steps, behind a checkpoint; has_task_scores: whether those due at `position` are.
+    every so many steps, after a checkpoint; has_task_scores: whether those due at `position` are.
     meter: measures what steps cost. clock: seconds, for the throughput.
     """
 
@@ -187,25 +188,19 @@ class TrainingLoop:
         return BatchReader(self.data.dataset, shape)
 
     def _draw_batch(self) -> tuple[Batch, Cursor]:
-        """This rank's share of the next step's samples, and the cursor behind them.
+        """This rank's share of the next step's samples, and the cursor after them.
 
         The share of the step after it is drawn meanwhile.
         """
-        cursor = self.position.cursor
-        step = self.position.step
-        batch, after = self._reader.draw(cursor, self._find_size(cursor, step))
+        cursor, step = self.position.cursor, self.position.step
+        size, world_size = len(self.data.dataset.train), self.coordinator.rank_info.world_size
+        find_size = partial(find_step_size, self.recipe, size, world_size)
+        batch, after = self._reader.draw(cursor, find_size(cursor, step))
         if step + 1 < self.total_steps:
-            self._reader.draw_ahead(after, self._find_size(after, step + 1))
+            self._reader.draw_ahead(after, find_size(after, step + 1))
         measures_noise, limit = self.noise is not None, self.guard.loss_limit
         batch = replace(batch, measures_noise=measures_noise, loss_limit=limit)
         return self.coordinator.add_global_counts(batch), after
-
-    def _find_size(self, cursor: Cursor, step: int) -> StepSize:
-        """What the step behind `step` takes."""
-        recipe, world_size = self.recipe, self.coordinator.rank_info.world_size
-        samples = count_step_samples(recipe, cursor, len(self.data.dataset.train), world_size, step)
-        parts = recipe.seq_len // recipe.find_seq_len(step)
-        return StepSize(samples, recipe.find_batch_size(step), parts)
 
     def _advance(self, report: StepReport, lr: float, batch: Batch, cursor: Cursor) -> None:
         at = self.position
@@ -235,7 +230,8 @@ class TrainingLoop:
             self.meter.count_batch(one.batch)
         rate, cost = 0.0, StepCost()
         if self._has_line(pending[-1].position.step):
-            rate, cost = self._measure_throughput(pending[-1].position)
+            rate, seconds = self._throughput.read(pending[-1].position.tokens)
+            cost = self.meter.read(seconds)
         for (one, loss, norm), share in zip(read, shares, strict=True):
             at = one.position
             if bad := self.guard.judge(one, loss, norm, self.recipe.loss_scaling):
@@ -253,7 +249,14 @@ class TrainingLoop:
             if self.noise is not None and share is not None and not is_left_out:
                 self.noise = self.noise.add(share.estimate(norm, one.batch.counts.divisor))
             if self._has_line(at.step):
-                update = replace(self._make_update(one, loss, norm, rate), **vars(cost))
+                update = make_update(
+                    *(one, loss, norm),
+                    tokens_per_second=rate,
+                    cost=cost,
+                    data=self.data,
+                    coordinator=self.coordinator,
+                    noise=self.noise,
+                )
                 self.recorder.record(update)
                 yield update
         return False
@@ -264,30 +267,12 @@ class TrainingLoop:
             return [None] * len(steps)
         return self.coordinator.add_noise_shares([one.measure_noise() for one in steps])
 
-    def _make_update(self, one: PendingStep, loss: float, norm: float, rate: float) -> Update:
-        at, size, batch = one.position, len(self.data.dataset.train), one.batch
-        epoch = round(at.cursor.count_samples(size) / size, 6)
-        # A rank without samples has nothing to measure; it takes part in the mean with weight 0.
-        own = self.data.measure(batch, one.report) if batch.num_terms else {}
-        others = self.coordinator.average_measures(own, batch.num_terms)
-        noise = {} if self.noise is None else self.noise.read()
-        pace = self.coordinator.measure_pace()
-        return Update(
-            *(at.step, epoch, at.tokens, loss, one.lr, norm, rate, others),
-            slowest_rank=None if pace is None else pace.slowest,
-            slowest_over_mean=None if pace is None else pace.over_mean,
-            loss_scale=one.loss_scale,
-            grad_noise_scale=noise.get("grad_noise_scale"),
-            grad_signal=noise.get("grad_signal"),
-            grad_noise=noise.get("grad_noise"),
-        )
-
     def _mark_return(self) -> None:
         """Note the state that the run returns to where it rolls back, besides its tensors."""
         self._return = self.position, replace(self.early_stopping), self.guard.copy(), self.noise
 
     def _roll_back(self, bad: Bad, at: Position) -> Iterator[Event]:
-        """Go back to the last checkpoint, and on with the samples behind a bad step, at `at`.
+        """Go back to the last checkpoint, and on with the samples after a bad step, at `at`.
 
         What was computed after that step is dropped, so that it is the same however late its loss
         was read. Raises NonFinite where going back has not helped, or leaves no samples.
@@ -305,7 +290,7 @@ class TrainingLoop:
         size, world_size = len(self.data.dataset.train), self.coordinator.rank_info.world_size
         self.total_steps = count_steps(self.recipe, self.position, size, world_size)
         if not self._has_steps_left():
-            raise NonFinite(f"step {bad.step}: {what}, and no samples are left behind it")
+            raise NonFinite(f"step {bad.step}: {what}, and no samples are left after it")
         cursor, total = at.cursor, self.total_steps
         event = RolledBack(
             step, bad.step, cursor.epoch, cursor.sample, rollbacks.total, total, what
@@ -332,32 +317,22 @@ class TrainingLoop:
         self.recorder.use_learner(self.learner)
         self.coordinator.use_learner(self.learner, self.position.step)
 
-    def _measure_throughput(self, at: Position) -> tuple[float, StepCost]:
-        """Targets per second up to a position since the last call, and the cost."""
-        rate, seconds = self._throughput.read(at.tokens)
-        cost = self.meter.read(seconds)
-        if cost.peak_memory is not None:
-            cost = replace(cost, peak_memory=self.coordinator.find_largest(cost.peak_memory))
-        return rate, cost
-
     def _save(self) -> Iterator[Event]:
-        started = self.clock()
         if earlier := self._unannounced:
             # A save may delete the checkpoint before it, which who is told of it must see.
-            self.recorder.wait()
+            with self._throughput.pause(self.meter.add_save):
+                self.recorder.wait()
             self._unannounced = None
             yield earlier
-        # Ranks whose weights differ must not save: the checkpoint would be of one of them alone.
-        self.coordinator.require_same_weights()
-        noise = () if self.noise is None else self.noise.to_numbers()
-        path = self.recorder.save(self.position, self.guard.spikes.losses, noise)
-        self.saved, self._saved_step = path, self.position.step
-        self._mark_return()
-        self.coordinator.mark_saved(path)
-        self._unannounced = Saved(self.position.step, path)
-        seconds = self.clock() - started
-        self._throughput.leave_out(seconds)
-        self.meter.add_save(seconds)
+        with self._throughput.pause(self.meter.add_save):
+            # Ranks whose weights differ must not save: the checkpoint would be of one alone.
+            self.coordinator.require_same_weights()
+            noise = () if self.noise is None else self.noise.to_numbers()
+            path = self.recorder.save(self.position, self.guard.spikes.losses, noise)
+            self.saved, self._saved_step = path, self.position.step
+            self._mark_return()
+            self.coordinator.mark_saved(path)
+            self._unannounced = Saved(self.position.step, path)
         yield from self._announce_saved()
 
     def _announce_saved(self) -> Iterator[Event]:

@@ -26,7 +26,7 @@ class NonFinitePolicy:
     """Counts such steps, which no backend applies, and says when that is too many.
 
     limit: so many in a row are too many; 1 is the first. rolls_back: the run then goes back to its
-    last checkpoint and on with the samples behind them; else it stops. total: in the whole run.
+    last checkpoint and on with the samples after them; else it stops. total: in the whole run.
     in_row: those in a row that end with step `last`. The state follows from the run's metrics
     alone, so a resumed run does what an unbroken one does.
     """

@@ -17,6 +17,7 @@ from hermes.options import OPTIONS, get_options
 from hermes.options.training_commands import TRAINING_COMMANDS
 from hermes.recipe import LossScaling, OptimizerRecipe, Recipe, flatten_recipe
 from hermes.size_schedule import find_size, parse_size_schedule
+from hermes.storage.addresses import expand_home
 from hermes.tracking.registry import find_trackers
 from hermes.training.host import RunHost
 from hermes.training.request import RowOptions, RunRequest
@@ -24,6 +25,7 @@ from hermes.training.samples import SampleOptions, read_prompts
 
 __all__ = [
     "ROW_OPTIONS",
+    "choose_samples",
     "list_files",
     "list_names",
     "make_data_options",
@@ -49,7 +51,7 @@ def list_files(call: Call) -> tuple[str, ...]:
     names = (data,) if isinstance(data, str | Path) else tuple(data)
     if not names:
         raise HermesError("no data: give data=FILE, a folder or a list of files")
-    return tuple(map(str, names))
+    return tuple(expand_home(str(name)) for name in names)
 
 
 def list_names(given: str | Path | Sequence[str | Path]) -> tuple[str, ...]:
@@ -151,7 +153,8 @@ def make_settings(call: Call) -> tuple[dict[str, object], dict[str, str]]:
     return settings, sources
 
 
-def _choose_samples(call: Call) -> SampleOptions:
+def choose_samples(call: Call) -> SampleOptions:
+    """The samples that a run is asked to make. Raises HermesError."""
     prompts = tuple(list_names(call["sample_prompt"]))
     if call["sample_prompts"] is not None:
         prompts += read_prompts(Path(call["sample_prompts"]))
@@ -188,7 +191,7 @@ def make_request(call: Call, host: RunHost, given: Mapping[str, object], **more:
         spike_sigma=call["spike_sigma"],
         spike_window=call["spike_window"],
         gradient_noise_scale=call["gradient_noise_scale"],
-        samples=_choose_samples(call),
+        samples=choose_samples(call),
         trackers=find_trackers(list_names(call["track"])) if host.leads else {},
         track_project=call["track_project"],
         force=call["force"],

@@ -60,7 +60,7 @@ class PendingSteps:
         self._steps.append(step)
 
     def clear(self) -> None:
-        """Drop what a run goes back behind."""
+        """Drop all steps: the run goes back to before them."""
         self._steps = []
 
     def take_due(

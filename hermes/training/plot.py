@@ -1,6 +1,5 @@
 """Curves of loss, as a PNG (matplotlib) and as text for a terminal. Imports both only when used."""
 
-import io
 import math
 import os
 import textwrap
@@ -11,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from hermes.errors import HermesError
-from hermes.storage.durable import write_atomically
+from hermes.figures import make_figure, write_figure
 from hermes.training.metrics_file import read_metrics
 from hermes.training.run_yaml import list_handovers
 
 __all__ = ["Curve", "draw_png", "draw_text", "read_curves"]
 
-FORMATS = ("png", "svg", "pdf")
 # Colours that colour-blind readers tell apart, light ones last, and markers besides.
 # Source: Okabe and Ito 2008, "Color Universal Design".
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -108,27 +106,12 @@ def draw_png(curves: Sequence[Curve], path: Path) -> None:
     Below it are learning rate, gradient norm and throughput. The ending chooses the format: .png,
     of 2160 x 1800 pixels, .svg or .pdf. Raises HermesError.
     """
-    kind = path.suffix[1:].lower() or "png"
-    if kind not in FORMATS:
-        raise HermesError(f"{path}: a plot ends in .{', .'.join(FORMATS)}, not in {path.suffix}")
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise HermesError(
-            f"a PNG plot needs matplotlib, which is not installed ({error}); "
-            "pip install 'hermes-llm[plot]'"
-        ) from error
-    figure = Figure(figsize=(9, 7.5), dpi=240, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = make_figure(path, (9, 7.5), 240, "a PNG plot")
     rows = figure.add_gridspec(2, len(OTHERS), height_ratios=(2.2, 1))
     _draw_loss(figure.add_subplot(rows[0, :]), curves)
     for column, (key, title) in enumerate(OTHERS.items()):
         _draw_other(figure.add_subplot(rows[1, column]), curves, key, title)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = io.BytesIO()
-    figure.savefig(image, format=kind)
-    write_atomically(path, image.getvalue())
+    write_figure(figure, path)
 
 
 def _draw_loss(axes: Any, curves: Sequence[Curve]) -> None:

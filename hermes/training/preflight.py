@@ -108,6 +108,7 @@ def _find_placement(request: RunRequest) -> Placement | None:
             options.shard,
             options.shard_group,
             options.selective_checkpoint,
+            options.compile,
         )
     except HermesError:
         return None  # the backend refuses it, in its own words
@@ -181,7 +182,7 @@ def check_disk(
     one = count_checkpoint_bytes(spec, recipe, request.options.precision)
     folder = _find_existing(request.output)
     needed, free = count * one, count_free_bytes(folder)
-    if not count or free >= 2 * needed:
+    if not count or free is None or free >= 2 * needed:
         return []
     found = (
         f"{format_count(count, 'checkpoints')} of {format_with_unit(one, 'B')} "

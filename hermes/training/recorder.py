@@ -62,6 +62,7 @@ class RunRecorder:
         request, parts = self._request, self._components
         self._folder = RunFolder(request.output)
         self._data = DataFiles(request.data, request.validation)
+        self._data.warn_repeated()
         beside = make_companions(parts.spec, parts.tokenizer, request.tokenizer_settings)
         with ExitStack() as stack:
             self._saver = stack.enter_context(

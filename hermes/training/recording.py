@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Protocol, Self
 
+from hermes.errors import HermesError
 from hermes.interface import Learner
 from hermes.training.events import Position, Recorded, RolledBack, Sample
 
-__all__ = ["Recorder", "choose_log_every", "is_due"]
+__all__ = ["Recorder", "check_log_every", "choose_log_every", "is_due"]
 
 
 class Recorder(Protocol):
@@ -48,6 +49,12 @@ class Recorder(Protocol):
     def wait(self) -> None:
         """Wait until the last checkpoint is whole on disk. Raises the error of a failed save."""
         ...
+
+
+def check_log_every(steps: int | None) -> None:
+    """Refuse a distance between lines of metrics that is none. Raises HermesError."""
+    if steps is not None and steps < 1:
+        raise HermesError(f"--log-every must be at least 1, got {steps}")
 
 
 def choose_log_every(total_steps: int) -> int:

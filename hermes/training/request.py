@@ -16,6 +16,7 @@ from hermes.spec import ModelSpec
 from hermes.tokenizer import Tokenizer
 from hermes.tracking.tracker import MakeTracker
 from hermes.training.events import Position
+from hermes.training.recording import check_log_every
 from hermes.training.samples import SampleOptions
 from hermes.training.save_timer import SaveTimer
 from hermes.training.task_rounds import TaskRounds
@@ -134,8 +135,7 @@ class RunRequest:
     on_model: Callable[["RunRequest", ModelSpec, Recipe], None] = lambda request, spec, recipe: None
 
     def __post_init__(self) -> None:
-        if self.log_every is not None and self.log_every < 1:
-            raise HermesError(f"--log-every must be at least 1, got {self.log_every}")
+        check_log_every(self.log_every)
         SaveTimer(self.save_minutes)  # which refuses what is no time
 
     @property

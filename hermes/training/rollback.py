@@ -1,7 +1,7 @@
-"""Rolling back: a run goes back to its last checkpoint, and on with the samples behind bad steps.
+"""Rolling back: a run goes back to its last checkpoint, and on with the samples after bad steps.
 
 The weights, the optimizer's state and the number of steps are the checkpoint's; the next sample is
-the one behind the step that ended the row. Source: Chowdhery et al. 2022, PaLM, arXiv:2204.02311,
+the one after the step that ended the row. Source: Chowdhery et al. 2022, PaLM, arXiv:2204.02311,
 section 5.1. The metrics say where the run goes on, so that one that is killed before its next
 checkpoint resumes there, too.
 """
@@ -98,7 +98,7 @@ def find_next_sample(run: Path, step: int) -> Cursor | None:
 
 
 def restore_continuations(data: TrainingData, run: Path, step: int) -> TrainingData:
-    """The data of a run that resumes at `step`, behind all times that it went back before.
+    """The data of a run that resumes at `step`, after all times that it went back before it.
 
     data.json has them, but for one after which the run ended at once: that is in its metrics.
     """

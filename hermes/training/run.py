@@ -81,6 +81,7 @@ class Run:
         )
         self.finished = has_ended and not self._are_tasks_missing
         self.notes = (*notes, *self.components.notes, *past.warn_odd_lines())
+        self.notes += lock.notes if lock is not None else ()
         if not self.finished:
             self.notes += (*past.warn_lost_metrics(), *describe_precision(request))
             self.notes += describe_attention(request, self.components)
@@ -268,7 +269,7 @@ def _open_on_rank(request: RunRequest) -> Run:
     if request.process_group.rank_info.rank > 0:  # rank 0 locks the folder for all
         return Run(request, None)
     check_output(request.output, resume=request.resume)
-    lock = RunLock(request.output)
+    lock = RunLock(request.output, required=False)
     try:
         return Run(request, lock)
     except BaseException:

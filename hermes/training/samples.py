@@ -127,7 +127,7 @@ class SampleFile:
 def _find_step(line: bytes) -> float:
     try:
         return float(load_json(line)["step"])
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, OverflowError):
         return float("inf")
 
 

@@ -85,7 +85,7 @@ def _interpolate(points: Sequence[tuple[float, float]], step: int) -> float:
 
 
 def count_samples_before(recipe: Recipe, step: int, world_size: int) -> int:
-    """Samples of a run's first steps, whose batch size may change by schedule."""
+    """Samples of a run's first `step` steps, whose batch size may change by schedule."""
     sizes = recipe.list_batch_sizes()
     ends = [*(start for start, _ in sizes[1:]), max(step, sizes[-1][0])]
     batches = sum(
@@ -96,7 +96,7 @@ def count_samples_before(recipe: Recipe, step: int, world_size: int) -> int:
 
 
 def find_step(recipe: Recipe, samples: int, world_size: int) -> int:
-    """Steps of a run by its schedule until it has taken so many samples."""
+    """How many steps of a run, by its schedule, it takes to have seen so many samples."""
     step = taken = 0
     for start, size in recipe.list_batch_sizes():
         taken = count_samples_before(recipe, start, world_size)
@@ -128,7 +128,7 @@ def count_steps(recipe: Recipe, position: Position, size: int, world_size: int =
 def count_step_samples(
     recipe: Recipe, cursor: Cursor, size: int, world_size: int = 1, step: int = 0
 ) -> int:
-    """How many samples the step behind `step` takes; a run's last by epochs may take fewer."""
+    """Samples of the step that follows `step` steps; a run's last by epochs may take fewer."""
     per_update = recipe.find_batch_size(step) * recipe.grad_accum * world_size
     if recipe.max_steps or recipe.train_tokens:
         return per_update

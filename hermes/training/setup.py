@@ -6,6 +6,7 @@ Everything that can be refused is looked at here; nothing is written.
 import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 from hermes.errors import HermesError, suggest_nearest
 from hermes.numerics.lora import list_trainable
@@ -31,6 +32,7 @@ __all__ = [
     "fit_vocabulary",
     "make_training_data",
     "prepare_new",
+    "refuse_without_tokenizer",
     "require_tokenizer",
     "warn_no_evaluation",
 ]
@@ -72,10 +74,15 @@ def prepare_new(request: RunRequest) -> RunComponents:
 def require_tokenizer(request: RunRequest) -> Tokenizer:
     """The tokenizer of the request. Raises HermesError where there is none."""
     if request.tokenizer is None:
-        raise HermesError(
-            "no tokenizer: give --tokenizer FILE, or --train-tokenizer to train one on the data"
-        )
+        refuse_without_tokenizer()
     return request.tokenizer
+
+
+def refuse_without_tokenizer() -> NoReturn:
+    """Raise the HermesError about a new run that has no tokenizer."""
+    raise HermesError(
+        "no tokenizer: give --tokenizer FILE, or --train-tokenizer to train one on the data"
+    )
 
 
 def _choose_spec(request: RunRequest, tokenizer: Tokenizer) -> tuple[ModelSpec, list[str]]:

@@ -19,7 +19,7 @@ class SpikePolicy:
 
     A loss is judged once half the window is there; that of a spike does not enter it. limit: so
     many spikes in a row are too many, 0 where they are only counted. rolls_back: the run then goes
-    back to its last checkpoint and on with the samples behind them; else it stops. skips: no spike
+    back to its last checkpoint and on with the samples after them; else it stops. skips: no spike
     is applied, for which each loss is read before the next step. The losses of
     the window are in each checkpoint, so a resumed run finds the spikes that an unbroken one does.
     Source of the remedy: Chowdhery et al. 2022, PaLM, arXiv:2204.02311, section 5.1; of the

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 from hermes.interface import Batch
 from hermes.model_info.cost import count_flops
@@ -30,21 +31,23 @@ class StepCost:
 class StepMeter:
     """Adds up what steps cost, until it is read.
 
-    utilization: the share of the device's peak rate that one position per second is, None where it
-    is not known. read_peak: the peak of the device's memory so far.
+    utilization: the share of the device's peak rate that one position per second is, of rows of
+    that many positions; None where it is not known. read_peak: the peak of the device's memory so
+    far.
     """
 
     def __init__(
         self,
-        utilization: float | None = None,
+        utilization: Callable[[int], float] | None = None,
         read_peak: Callable[[], int | None] = _read_nothing,
     ):
         self._utilization, self._read_peak = utilization, read_peak
-        self._positions, self._save_seconds = 0, 0.0
+        self._share_seconds, self._save_seconds = 0.0, 0.0
 
     def count_batch(self, batch: Batch) -> None:
         """Count this rank's share of a step, padding too, which is computed like the rest."""
-        self._positions += batch.tokens.size
+        if self._utilization is not None:
+            self._share_seconds += self._utilization(batch.tokens.shape[-1]) * batch.tokens.size
 
     def add_save(self, seconds: float) -> None:
         """Add the time for which saving held up training."""
@@ -52,11 +55,11 @@ class StepMeter:
 
     def read(self, seconds: float) -> StepCost:
         """What the steps since the last call cost, which took so many seconds without saves."""
-        positions, saved = self._positions, self._save_seconds
-        self._positions, self._save_seconds = 0, 0.0
+        share_seconds, saved = self._share_seconds, self._save_seconds
+        self._share_seconds, self._save_seconds = 0.0, 0.0
         mfu = None
         if self._utilization is not None and seconds > 0:
-            mfu = round(self._utilization * positions / seconds, 4)
+            mfu = round(share_seconds / seconds, 4)
         return StepCost(mfu, self._read_peak(), round(saved, 3) if saved else None)
 
 
@@ -66,9 +69,16 @@ def make_step_meter(request: RunRequest, spec: ModelSpec, recipe: Recipe) -> Ste
     Model FLOPs utilization is not known where some tensors are frozen, whose gradients are not
     computed. Source: Chowdhery et al. 2022, arXiv:2204.02311, appendix B.
     """
-    backend, device, utilization = request.backend, request.options.device, None
+    backend, device = request.backend, request.options.device
     rate = find_peak_rate(request.options.precision, describe_device(backend, device))
     trains_all = recipe.lora is None and not (recipe.freeze or recipe.freeze_layers)
-    if rate is not None and trains_all:
-        utilization = count_flops(spec, training=True, length=recipe.seq_len) / rate
-    return StepMeter(utilization, lambda: read_peak_memory(backend, device))
+
+    @cache
+    def compute_utilization(length: int) -> float:
+        assert rate is not None, "only called where it is known"
+        return count_flops(spec, training=True, length=length) / rate
+
+    is_known = rate is not None and trains_all
+    return StepMeter(
+        compute_utilization if is_known else None, lambda: read_peak_memory(backend, device)
+    )

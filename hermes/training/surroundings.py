@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from hermes.data.mixture import strip_weights
 from hermes.data.prepared_folder import is_prepared
 from hermes.data.token_files import ENDING
 from hermes.errors import HermesError, StorageError
+from hermes.formatting import format_count
 
 __all__ = ["DataFiles", "RunFolder"]
 
@@ -53,11 +55,28 @@ class DataFiles:
 
     def __init__(self, data: Sequence[str], validation: Sequence[str] = ()):
         try:
-            names = [*strip_weights(data), *validation]
+            names = strip_weights(data)
         except HermesError:
-            names = []
-        paths = [path for name in names for path in _list_files(name)]
-        self._facts = {path: _describe(path) for path in paths}
+            names = ()
+        self._trained = [path for name in names for path in _list_files(name)]
+        self._held_out = [path for name in validation for path in _list_files(name)]
+        self._facts = {path: _describe(path) for path in (*self._trained, *self._held_out)}
+
+    def warn_repeated(self) -> None:
+        """Warn of files that are given twice, or that are validation text as well."""
+        trained = [(path, _identify(path)) for path in self._trained]
+        counts = Counter(one for _, one in trained)
+        held_out = {_identify(path) for path in self._held_out}
+        twice = [path for path, one in trained if one and counts[one] > 1]
+        shared = [path for path, one in trained if one and one in held_out]
+        for found, what in (
+            (twice, "given more than once, and trained on as often"),
+            (shared, "trained on and validation text at once, so the validation loss says little"),
+        ):
+            names = list(dict.fromkeys(map(str, found)))
+            if names:
+                more = f" and {format_count(len(names) - 1, 'more files')}" if names[1:] else ""
+                warnings.warn(f"{names[0]}{more} {'are' if more else 'is'} {what}", stacklevel=2)
 
     def warn_changed(self) -> None:
         """Warn of each file that has changed since, once."""

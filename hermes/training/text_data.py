@@ -5,6 +5,7 @@ import socket
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from hermes.data import Cursor, TextDataset, TokenStream, count_run_samples
 from hermes.data.continued_order import shift_phases
 from hermes.data.dataset import Dataset, JoinedSource, TokenSource
 from hermes.data.document_dataset import DocumentDataset
+from hermes.data.file_names import read_names
 from hermes.data.holding_out import split_at_document
 from hermes.data.loading import load_tokens, open_token_folder
 from hermes.data.mixture import MixtureDataset, Phase, WeightedSource, parse_mixture
@@ -55,10 +57,13 @@ def make_text_data(
             stack.callback(stream.close)
             return stream
 
-        def make(stream: TokenStream, validation: TokenStream | None) -> TextDataset:
+        def make(number: int) -> TextDataset:
+            # Only the first of a mixture has the validation text, so that it counts once.
+            stream, held_out = streams[number], None if number else validation
+            name = f"the text of {mixture[number].name}" if len(mixture) > 1 else "the text"
             fraction = recipe.val_fraction
-            if fraction and validation is None and request.rows.hold_out == "documents":
-                stream, validation = split_at_document(stream, fraction, tokenizer.eos_id)
+            if fraction and held_out is None and request.rows.hold_out == "documents":
+                stream, held_out = split_at_document(stream, fraction, tokenizer.eos_id, name)
                 fraction = 0.0
             return TextDataset(
                 stream,
@@ -66,9 +71,10 @@ def make_text_data(
                 vocab_size=spec.vocab_size,
                 seed=recipe.seed,
                 val_fraction=fraction,
-                validation=validation,
+                validation=held_out,
                 document_mask=recipe.document_mask,
                 eos_id=tokenizer.eos_id,
+                name=name,
             )
 
         if request.rows.hold_out == "documents" and not recipe.val_fraction:
@@ -80,8 +86,9 @@ def make_text_data(
                 "--no-pack takes one source, and weights are given: leave one of them out; "
                 "--document-mask keeps the documents of a mixture apart"
             )
-        groups = [source.data for source in mixture]
-        streams = [load(names) for names in groups or [request.data]]
+        groups = [source.data for source in mixture] or [request.data]
+        read_names([*chain(*groups), *request.validation])  # one of them all is standard input
+        streams = [load(names) for names in groups]
         validation = load(request.validation) if request.validation else None
         if not request.rows.pack:
             if recipe.seq_len_schedule:
@@ -92,10 +99,7 @@ def make_text_data(
             data = _make_document_data(request, spec, tokenizer, recipe, streams[0], validation)
             stack.pop_all()
             return data
-        # Only the first of a mixture has the validation text, so that it counts once.
-        datasets = [
-            make(stream, None if number else validation) for number, stream in enumerate(streams)
-        ]
+        datasets = [make(number) for number in range(len(streams))]
         dataset: Dataset = datasets[0]
         tokens: TokenSource = streams[0]
         notes = [note for stream in streams for note in stream.notes]

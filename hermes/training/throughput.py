@@ -20,16 +20,14 @@ class Throughput:
         """Measure from here on, where the run has taken so many targets."""
         self._tokens, self._since = tokens, self._clock()
 
-    def leave_out(self, seconds: float) -> None:
-        """Leave out time that just passed without training."""
-        self._since += seconds
-
     @contextmanager
-    def pause(self) -> Iterator[None]:
-        """A block whose time is left out."""
+    def pause(self, count: Callable[[float], object] = lambda seconds: None) -> Iterator[None]:
+        """A block whose time is left out. count: told how many seconds that were."""
         started = self._clock()
         yield
-        self.leave_out(self._clock() - started)
+        seconds = self._clock() - started
+        self._since += seconds
+        count(seconds)
 
     def read(self, tokens: int) -> tuple[float, float]:
         """Targets per second since the last call, and those seconds."""

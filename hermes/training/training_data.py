@@ -38,9 +38,9 @@ class TrainingData:
     unit: what a sample is called, in the plural. notes: sentences for the user. measures: names of
     what `measure` finds of a step besides its loss. write_files: writes further files into the
     run's folder when its first files are written. reference_weights: SHA-256 of the weights that
-    the loss compares with, None without a reference. files: that the tokens are from, 0 if unknown.
-    encode_prompt: the ids of a sample's prompt as a message to the assistant; None for plain text.
-    record: what `hermes data trace` needs to know of text.
+    the loss compares with, None without a reference. files: the number of files that the tokens are
+    from, 0 if unknown. encode_prompt: the ids of a sample's prompt as a message to the assistant;
+    None for plain text. record: what `hermes data trace` needs to know of text.
     counts_steps: whether which samples a step takes depends on how many samples steps have;
     continue_data then makes what `continue_from` does.
     """

@@ -55,9 +55,9 @@ function logTicks(low, high, count) {
 
 function format(value) {
   const size = Math.abs(value);
-  if (size >= 1e9) return (value / 1e9).toPrecision(3) + "G";
-  if (size >= 1e6) return (value / 1e6).toPrecision(3) + "M";
-  if (size >= 1e4) return (value / 1e3).toPrecision(3) + "k";
+  if (size >= 1e9) return +(value / 1e9).toPrecision(3) + "G";
+  if (size >= 1e6) return +(value / 1e6).toPrecision(3) + "M";
+  if (size >= 1e4) return +(value / 1e3).toPrecision(3) + "k";
   if (size > 0 && size < 1e-3) return value.toExponential(1).replace(".0e", "e");
   return String(+value.toPrecision(4));
 }
@@ -105,6 +105,9 @@ class Chart {
     const xs = drawn.flatMap(one => [one.points[0][0], one.points.at(-1)[0]]);
     const all = drawn.flatMap(one => [...one.line, ...one.raw].map(([, y]) => value(y))).sort((a, b) => a - b);
     let [low, high] = this.options.outliers && all.length > 50 ? [quantile(all, 0.01), quantile(all, 0.99)] : [all[0], all.at(-1)];
+    // Where a curve has come to is no outlier, and a validation loss is often the lowest of all.
+    const last = drawn.map(one => value(one.line.at(-1)[1]));
+    [low, high] = [Math.min(low, ...last), Math.max(high, ...last)];
     if (!(high > low)) [low, high] = [low - Math.abs(low || 1) * 0.05, high + Math.abs(high || 1) * 0.05];
     const room = (high - low) * 0.04;
     [low, high] = [low - room, high + room];
@@ -124,15 +127,16 @@ class Chart {
     }
     c.textBaseline = "top";
     c.textAlign = "center";
-    for (const at of ticks(x0, x1, Math.max(2, inner.w / 90))) c.fillText(format(at), px(at), height - MARGIN.bottom + 8);
+    for (const at of ticks(x0, x1, Math.max(2, inner.w / 70))) c.fillText(format(at), px(at), height - MARGIN.bottom + 8);
 
     c.save();
     c.beginPath(); c.rect(MARGIN.left, 0, inner.w + MARGIN.right, height - MARGIN.bottom); c.clip();
-    for (const mark of this.marks) {
+    for (const mark of this.marks.filter(({ x }) => x >= x0 && x <= x1)) {
+      const at = px(mark.x), fits = at + 4 + c.measureText(mark.text).width <= width;
       c.strokeStyle = mark.colour; c.setLineDash([2, 3]);
-      c.beginPath(); c.moveTo(px(mark.x), MARGIN.top); c.lineTo(px(mark.x), height - MARGIN.bottom); c.stroke();
+      c.beginPath(); c.moveTo(at, MARGIN.top); c.lineTo(at, height - MARGIN.bottom); c.stroke();
       c.setLineDash([]);
-      c.fillStyle = mark.colour; c.textAlign = "left"; c.fillText(mark.text, px(mark.x) + 4, MARGIN.top);
+      c.fillStyle = mark.colour; c.textAlign = fits ? "left" : "right"; c.fillText(mark.text, fits ? at + 4 : at - 4, MARGIN.top);
     }
     const path = (points, colour, width, alpha) => {
       c.strokeStyle = colour; c.lineWidth = width; c.globalAlpha = alpha;

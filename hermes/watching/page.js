@@ -2,6 +2,9 @@
 // Follows the runs: asks for what is new every two seconds, and draws it.
 
 const COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C8C8C"];
+// The same hues, for a dark page.
+const LIGHTER = ["#3F9FDB", "#F08030", "#22BF92", "#E29BC2", "#F0B73A", "#9AD5F7", "#B4B4B4"];
+const isDark = matchMedia("(prefers-color-scheme: dark)");
 const EVERY = 2000; // milliseconds
 // What has a chart of its own, in this order; other numbers follow by their names.
 const CHARTS = [
@@ -11,7 +14,9 @@ const CHARTS = [
   ["grad_norm", "Gradient norm before clipping", ["grad_norm"]],
   ["grad_noise_scale", "Gradient noise scale (tokens, or pairs)", ["grad_noise_scale"]],
   ["tokens_per_second", "Tokens per second", ["tokens_per_second"]],
+  ["peak_memory", "Peak memory (bytes)", ["peak_memory"]],
 ];
+const EXACT = new Set(["lr", "peak_memory"]); // what is drawn as it is
 const NO_CHART = new Set(["step", "epoch", "tokens", "slowest_rank", ...CHARTS.flatMap(([, , keys]) => keys)]);
 
 const find = id => document.getElementById(id);
@@ -44,7 +49,7 @@ async function readMetrics(run, number) {
   }
 }
 
-const colour = number => COLOURS[number % COLOURS.length];
+const colour = number => (isDark.matches ? LIGHTER : COLOURS)[number % COLOURS.length];
 const shown = () => runs.map((run, number) => ({ run, number })).filter(({ run }) => run.shown);
 
 function element(kind, text = "", name = "") {
@@ -71,9 +76,9 @@ function drawRuns() {
       item = document.createElement("li");
       item.innerHTML = '<label><input type="checkbox" checked><span class="swatch"></span><span class="name"></span></label><div class="facts"></div><progress></progress>';
       item.querySelector("input").addEventListener("change", event => { run.shown = event.target.checked; draw(); });
-      item.querySelector(".swatch").style.background = colour(number);
       list.append(item);
     }
+    item.querySelector(".swatch").style.background = colour(number);
     const { last, total, text } = describe(run);
     item.querySelector(".name").textContent = run.info.name;
     item.querySelector(".name").title = run.info.folder;
@@ -92,9 +97,13 @@ function listMeasures(run) {
   return [...names, ...run.lines.flatMap(line => Object.keys(line).filter(key => key.startsWith("task/")))];
 }
 
+function nameMeasure(key) {
+  return key.includes("/") ? key : key[0].toUpperCase() + key.slice(1).replaceAll("_", " ");
+}
+
 function drawCharts() {
   const others = new Set(shown().flatMap(({ run }) => listMeasures(run)).filter(key => !NO_CHART.has(key)));
-  const plan = [...CHARTS, ...[...others].sort().map(key => [key, key.replaceAll("_", " "), [key]])];
+  const plan = [...CHARTS, ...[...others].sort().map(key => [key, nameMeasure(key), [key]])];
   const axis = find("axis").value, options = { smoothing: +find("smoothing").value, log: find("log").checked, outliers: find("outliers").checked };
   for (const [id, title, keys] of plan) {
     const curves = shown().flatMap(({ run, number }) => {
@@ -103,7 +112,7 @@ function drawCharts() {
         name: key.startsWith("val_") ? `${run.info.name}, validation` : run.info.name,
         colour: colour(number),
         dashed: key.startsWith("val_"),
-        exact: key === "lr",
+        exact: EXACT.has(key),
         points: run.lines.filter(line => typeof line[key] === "number" && places.has(line.step)).map(line => [places.get(line.step), line[key]]),
       })).filter(one => one.points.length);
     });
@@ -175,4 +184,5 @@ async function follow() {
 }
 
 for (const id of ["smoothing", "axis", "log", "outliers", "differences"]) find(id).addEventListener("input", draw);
+isDark.addEventListener("change", draw);
 follow();

@@ -13,6 +13,7 @@ pytest.importorskip("transformers")
 
 # A module that skips itself can be imported once only, so this is behind what it skips for.
 from tests.against_other_tools.test_tasks import evaluate, folder, offline
+from tests.waiting import PATIENCE
 
 __all__ = ["folder", "offline"]
 
@@ -76,7 +77,7 @@ def test_a_prompt_whose_next_token_ends_the_text_is_scored_whole(served, folder)
     for stop in sorted(model.tokenizer.stop_ids):
         body = {"prompt": ids, "max_tokens": 1, "logprobs": 1, "echo": True, "temperature": 0,
                 "logit_bias": {stop: 1000}}  # fmt: skip
-        answer = httpx.post(f"{served.address}/v1/completions", json=body, timeout=60).json()
+        answer = httpx.post(f"{served.address}/v1/completions", json=body, timeout=PATIENCE).json()
         choice = answer["choices"][0]
         assert choice["finish_reason"] == "stop"
         assert len(choice["logprobs"]["token_logprobs"]) == len(ids) + 1

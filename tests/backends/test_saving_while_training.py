@@ -10,6 +10,7 @@ from hermes.interface import Options, TrainState, find_backend
 from hermes.numerics.params import init_weights
 from hermes.recipe import OptimizerRecipe, Recipe
 from tests.backends import counting
+from tests.waiting import PATIENCE
 
 
 def make_progress(recipe, step=1):
@@ -40,11 +41,11 @@ def test_a_slow_write_has_the_bytes_of_its_step(tmp_path, name, moments):
 
     def wait(operation):
         reached.set()
-        assert opened.wait(60)
+        assert opened.wait(PATIENCE)
 
     with Saver(tmp_path / "slow", spec=spec, disk=Disk(wait)) as slow:
         path = slow.save(learner.state(), make_progress(recipe))
-        assert reached.wait(60)
+        assert reached.wait(PATIENCE)
         reports = [learner.step(batch, 1e-3) for _ in range(3)]
         float(reports[-1].loss)
         with learner.use_average():

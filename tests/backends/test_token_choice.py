@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from hermes.errors import NonFinite
+from hermes.inference.batch_generation import run_requests
 from hermes.inference.decoding import generate_tokens
-from hermes.inference.engine import Engine, run_requests
+from hermes.inference.engine import Engine
 from hermes.inference.filters import choose
 from hermes.inference.request import Request
 from hermes.inference.sampling import GREEDY, Sampling

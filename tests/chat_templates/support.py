@@ -41,3 +41,14 @@ U, A = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
 def chat_tokenizer():
     return train_tokenizer(["who are you? a model and then nothing more\n"] * 9, vocab_size=300,
                            special_tokens=SPECIAL)  # fmt: skip
+
+
+def spans(tokenizer, example):
+    """The text of each run of learnt tokens."""
+    found, before = [], False
+    for token, learnt in zip(example.ids, example.loss_mask, strict=True):
+        if learnt:
+            found += [[]] if not before else []
+            found[-1].append(token)
+        before = learnt
+    return [tokenizer.decode(run, skip_special=False) for run in found]

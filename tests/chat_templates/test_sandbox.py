@@ -1,6 +1,5 @@
 """What a chat template may not do: look outside, grow without end, turn without end."""
 
-import os
 import subprocess
 import sys
 import time
@@ -10,6 +9,7 @@ import pytest
 from hermes.chat_templates import render_client, renderer
 from hermes.errors import DataError
 from tests.chat_templates.support import A, U, chat_tokenizer, conversation, encoder_of
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -168,7 +168,7 @@ def test_size_and_time_are_bounded_whatever_a_template_does(kind, small_renderer
     with pytest.raises(DataError, match=r"the chat template (fails|is not)|not a Jinja") as refused:
         encoder_of(tokenizer, HOSTILE[kind]).encode(conversation((U, A)))
     assert "\n" not in str(refused.value)
-    assert time.monotonic() - begin < 60
+    assert time.monotonic() - begin < 600  # one second of a processor, which others may need too
     # And the next template is rendered as ever.
     assert encoder_of(tokenizer, "{{ 1 + 2 }}").template.render([], prompt=False) == "3"
 
@@ -243,15 +243,7 @@ def test_the_process_that_renders_ends_with_the_one_that_started_it():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     number = int(done.stdout)
-    for _ in range(100):
-        try:
-            os.kill(number, 0)
-        except ProcessLookupError:
-            return
-        if "Z" in _read_state(number):  # ended, and nobody has asked
-            return
-        time.sleep(0.1)
-    pytest.fail("it still runs")
+    wait_until(lambda: _read_state(number).strip()[:1] in ("", "Z"))  # Z: nobody has asked for it
 
 
 def _read_state(number):

@@ -17,6 +17,7 @@ from hermes.checkpoint import (
 from hermes.errors import CheckpointError, NonFinite, StorageError
 from hermes.interface import LazyTensors
 from tests.checkpoint.support import SPEC, progress_at, require_equal, save_at, state_at
+from tests.waiting import PATIENCE, wait_until
 
 
 def saver(run, **options):
@@ -31,7 +32,7 @@ class Gate:
 
     def __call__(self, operation):
         self.reached.set()
-        assert self.opened.wait(10)
+        assert self.opened.wait(PATIENCE)
 
 
 def test_training_goes_on_while_a_checkpoint_is_written_and_changes_nothing_in_it(tmp_path):
@@ -39,7 +40,7 @@ def test_training_goes_on_while_a_checkpoint_is_written_and_changes_nothing_in_i
     state = state_at(1)
     with saver(tmp_path, disk=Disk(gate)) as background:
         path = background.save(state, progress_at(1))
-        assert gate.reached.wait(10)
+        assert gate.reached.wait(PATIENCE)
         assert not path.exists()
         for tensors in (state.params, state.exp_avg, state.exp_avg_sq):
             for tensor in tensors.values():
@@ -94,14 +95,14 @@ def test_one_save_is_in_flight_at_most(tmp_path):
 
     with saver(tmp_path, disk=Disk(gate)) as background:
         background.save(state_at(1), progress_at(1))
-        assert gate.reached.wait(10)
+        assert gate.reached.wait(PATIENCE)
         state = state_at(2)
         state = type(state)(Watched(state.params), state.exp_avg, state.exp_avg_sq, 2)
         second = threading.Thread(target=background.save, args=(state, progress_at(2)))
         second.start()
         assert not copied.wait(0.2)
         gate.opened.set()
-        second.join(10)
+        second.join(PATIENCE)
         assert copied.is_set()
     assert [step for step, _ in list_steps(tmp_path)] == [2, 1]
 
@@ -122,8 +123,7 @@ def refuse(operation):
 def test_an_error_of_the_writer_comes_out_at_the_next_call_with_its_cause(tmp_path, call):
     background = saver(tmp_path, disk=Disk(refuse))
     background.save(state_at(1), progress_at(1))
-    while not background._pending.done():
-        pass
+    wait_until(background._pending.done)
     with pytest.raises(StorageError, match="no space left on device") as caught:
         call(background)
     assert isinstance(caught.value.__cause__, OSError)

@@ -41,7 +41,7 @@ def test_what_locate_cannot_take_is_said(tmp_path):
     weights = path / "model.safetensors"
     assert refusal(weights) == f"{weights} holds weights only; name their model with --config"
     nowhere = tmp_path / "nowhere"
-    assert refusal(nowhere) == f"there is no checkpoint {nowhere}"
+    assert refusal(nowhere) == f"{nowhere}: no such file or folder; check the name"
     assert refusal(tmp_path).startswith(
         f"{tmp_path} is neither a checkpoint nor a run: it has no mani"
     )

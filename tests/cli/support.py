@@ -1,10 +1,12 @@
 """A small text and model, and hermes as a process."""
 
 import os
+import re
 import subprocess
 import sys
-import time
 from pathlib import Path
+
+from tests.waiting import wait_until
 
 HERMES = Path(sys.executable).parent / "hermes"
 
@@ -35,12 +37,31 @@ def process(*arguments, environment=None, **options):
     )
 
 
-def wait_for_step(metrics, step):
-    for _ in range(1200):
-        if metrics.exists() and len(metrics.read_text().splitlines()) >= step:
-            return
-        time.sleep(0.05)
-    raise AssertionError("the run did not begin")
+def wait_for_step(metrics, step, training=None):
+    """Wait until a run has logged so many steps. training: its process, where that is ours."""
+
+    def has_come():
+        return metrics.exists() and len(metrics.read_text().splitlines()) >= step
+
+    wait_until(has_come, process=training)
+
+
+def drop_stages(said):
+    """What a command said, without the lines of what took longer than a moment."""
+    return re.sub(r"^[^\n]*, \d+ s(, [\d:]+ left)?\n", "", said, flags=re.MULTILINE)
+
+
+def read_terminal(parent):
+    """All that was written to a terminal, once nobody has it open for that any more."""
+    parts = []
+    while True:
+        try:
+            parts.append(os.read(parent, 1 << 16))
+        except OSError:  # the other end is closed
+            break
+        if not parts[-1]:
+            break
+    return b"".join(parts).decode()
 
 
 def piped(text, *arguments):

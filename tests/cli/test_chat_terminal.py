@@ -14,8 +14,8 @@ import pytest
 
 from tests.cli.support import HERMES
 from tests.finetuning.support import small_checkpoint
+from tests.waiting import PATIENCE
 
-WAIT = 120
 PROMPT = "\n>>> "
 
 
@@ -43,7 +43,7 @@ class Terminal:
         return self.wait_for(until)
 
     def wait_for(self, text):
-        begin, end = len(self.shown), time.monotonic() + WAIT
+        begin, end = len(self.shown), time.monotonic() + PATIENCE
         while text not in self.shown[begin:]:
             assert time.monotonic() < end, self.shown
             if select.select([self._own], [], [], 1)[0]:
@@ -60,7 +60,7 @@ class Terminal:
     def end(self):
         """Type Ctrl-D. -> the exit code"""
         os.write(self._own, b"\x04")
-        return self.process.wait(WAIT)
+        return self.process.wait(PATIENCE)
 
     def close(self):
         self.process.kill()
@@ -119,6 +119,7 @@ def test_a_conversation_in_a_terminal(base, open_terminal, tmp_path, backend):
         "be brief", "the\ndog \U0001f600\nran", "a\nmat"
     ]  # fmt: skip
     assert "no such command '/x'" in talk.type("/x\n")
+    assert take_answer(talk.type('"""/quit"""\n'))  # is said, not done
     assert "temperature=0.5" in talk.type("/set temperature=0.5\n")
     talk.type("half a li", "half a li")
     talk.interrupt("/quit or Ctrl-D ends\n>>> ")  # which forgets the line
@@ -135,7 +136,7 @@ def test_ctrl_c_ends_an_answer_and_a_termination_the_chat(base, open_terminal):
     talk.interrupt("(stopped; that turn is forgotten)\n>>> ")
     assert "Error: there is no message yet" in talk.type("/undo\n")
     talk.process.send_signal(signal.SIGTERM)
-    assert talk.process.wait(WAIT) == 130
+    assert talk.process.wait(PATIENCE) == 130
     assert "Traceback" not in talk.shown
 
 
@@ -153,4 +154,4 @@ def test_without_a_checkpoint_the_models_here_are_offered(base, open_terminal, t
     again = open_terminal("chat")
     again.wait_for("Which model? ")
     again.type("q\n", "q\n")
-    assert again.process.wait(WAIT) == 0
+    assert again.process.wait(PATIENCE) == 0

@@ -2,13 +2,14 @@
 
 import os
 import signal
-import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from hermes_cli.launch.compilers import is_compiler
 from tests.cli.support import TRAIN, process
+from tests.waiting import wait_until
 
 # In the place of g++: it says that it works, and then works for longer than anybody waits.
 WORKS = """#!/bin/sh
@@ -46,53 +47,87 @@ def is_there(pid):
         return False
 
 
-def train(here, when, *more):
-    """A run of MLX whose compiler works without end, `when` a line of the shell says so."""
+def list_processes(temporary):
+    """The processes whose temporary files are there."""
+    found, words = [], f"TMPDIR={temporary}".encode()
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):  # another user's, or one that has just ended
+            if words in path.read_bytes().split(b"\0"):
+                found.append(int(path.parent.name))
+    return found
+
+
+def train(here, backend, when, *more):
+    """A run whose compiler works without end, `when` a line of the shell says so."""
     (compiler,) = (p for p in (Path("/usr/bin/g++"), Path("/usr/local/bin/g++")) if p.exists())
     binaries, pid = here / "bin", here / "pid"
     binaries.mkdir()
     (binaries / "g++").write_text(WORKS.format(when=when, pid=pid, compiler=compiler))
     (binaries / "g++").chmod(0o755)
-    (here / "temporary").mkdir()  # where MLX keeps what it has compiled
+    (here / "temporary").mkdir()  # where frameworks keep what they have compiled
     environment = {
         "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}",
         "TMPDIR": str(here / "temporary"),
     }
-    options = ("--backend", "mlx", "--device", "cpu", "--compile", "--log-every", 1)
-    running = process(*TRAIN, *options, *more, environment=environment)
-    while not pid.exists() and running.poll() is None:
-        time.sleep(0.05)
-    assert running.poll() is None, running.communicate()[1]
+    options = ("--backend", backend, "--device", "cpu", "--compile", "--log-every", 1)
+    line = (*TRAIN, *options, *more)
+    running = process(*line, environment=environment, start_new_session=True)
+    wait_until(lambda: pid.exists() and pid.read_text().endswith("\n"), 300, running)
     return running, int(pid.read_text())
 
 
+def end(here, running, number, is_typed=False):
+    """Send a signal, or as a terminal does to all of them; what is said once no process is left."""
+    os.killpg(running.pid, number) if is_typed else running.send_signal(number)
+    _, err = running.communicate(timeout=300)
+    wait_until(lambda: not list_processes(here / "temporary"))
+    return err.splitlines()
+
+
 @pytest.fixture
-def has_mlx():
-    pytest.importorskip("mlx.core")
+def needs_compilers():
     if not Path("/proc/self/stat").exists() or not Path("/usr/bin/g++").exists():
         pytest.skip("a compiler's place is known on Linux alone")
 
 
-@pytest.mark.usefixtures("has_mlx")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_compiler_of_a_first_step_and_the_run(here, number):
-    running, compiler = train(here, "true")
-    running.send_signal(number)
-    _, err = running.communicate(timeout=300)
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@pytest.mark.usefixtures("needs_compilers")
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("backend", ["mlx", pytest.param("torch", marks=pytest.mark.long)])
+def test_a_signal_ends_the_compiler_of_a_first_step_and_the_run(here, backend, number):
+    pytest.importorskip({"mlx": "mlx.core"}.get(backend, backend))
+    running, compiler = train(here, backend, "true")
+    assert end(here, running, number)[-1] == "Error: interrupted"
     assert running.returncode == 130
-    assert err.splitlines()[-1] == "Error: interrupted"
     assert not is_there(compiler)
 
 
 @pytest.mark.long
-@pytest.mark.usefixtures("has_mlx")
-def test_a_signal_ends_the_compiler_of_an_evaluation_and_the_run_is_saved(here):
-    """The evaluation is then done without the compiler, as the run is about to be saved."""
+@pytest.mark.usefixtures("needs_compilers")
+@pytest.mark.parametrize(
+    ("number", "is_typed"),
+    [(signal.SIGINT, False), (signal.SIGTERM, False), (signal.SIGINT, True)],
+)
+@pytest.mark.parametrize("backend", ["mlx", "torch"])
+def test_a_signal_ends_the_compilers_of_an_evaluation_and_the_run_is_saved(
+    here, call, backend, number, is_typed
+):
+    """The evaluation is then done without the compiler, as the run is about to be saved.
+
+    Those that torch has yet to begin are ended, too: its threads take one after another.
+    """
+    pytest.importorskip({"mlx": "mlx.core"}.get(backend, backend))
     after_steps = f"grep -q loss {here}/run/metrics.jsonl 2> /dev/null"
-    running, compiler = train(here, after_steps, "--val-fraction", 0.1, "--eval-every", 3)
-    running.send_signal(signal.SIGINT)
-    _, err = running.communicate(timeout=300)
-    assert running.returncode == 75, err
-    assert "stopped at step 3 of" in err.splitlines()[-1]
-    assert "mx.compile failed" not in err
+    more = ("--val-fraction", 0.1, "--eval-every", 3, "--save-every", 100)
+    running, compiler = train(here, backend, after_steps, *more)
+    said = end(here, running, number, is_typed)
+    assert running.returncode == 75, said
+    assert "stopped at step 3 of" in said[-1]
+    assert not [line for line in said if "compile failed" in line or "Traceback" in line]
     assert not is_there(compiler)
+    code, _, err = call("checkpoint", "verify", "run")
+    assert code == 0, err
+    code, _, err = call("train", "--resume", "--output", "run", "--no-compile", "--max-steps", 4)
+    assert code == 0, err

@@ -1,9 +1,10 @@
 """`hermes prepare` and `hermes data`: from text to shards that training takes."""
 
+import io
 import json
+import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import hermes
 from hermes.errors import DataError
 from hermes.tokenizer import Tokenizer
 from tests.cli.support import TRAIN, piped, process, refuses
+from tests.waiting import wait_until
 
 PREPARE = ("prepare", "--data", "text.txt", "--tokenizer", "tokenizer.json", "--output", "tokens")
 
@@ -117,14 +119,32 @@ def test_mistakes_are_one_line(call, here):
     refuses(call, 1, file, "data", "show", "text.txt")
 
 
+# After its first shard a preparation waits, so that it is not done when the signal comes.
+HELD = """
+import time
+from hermes.stages import report_stage
+from hermes.storage.durable import Disk
+rename, shards = Disk.rename, []
+def hold(self, path, target):
+    while shards:
+        report_stage("held")
+        time.sleep(0.01)
+    rename(self, path, target)
+    if target.name.startswith("0") and target.suffix == ".json":
+        shards.append(target)
+Disk.rename = hold
+"""
+
+
 def test_a_command_that_was_interrupted_is_given_again(here):
+    Path("site").mkdir()
+    Path("site/sitecustomize.py").write_text(HELD)
+    paths = os.pathsep.join([str(here / "site"), os.environ.get("PYTHONPATH", "")])
     lines = "".join(json.dumps({"text": f"{n} the cat sat " * 40}) + "\n" for n in range(4000))
     Path("text.jsonl").write_text(lines)
     arguments = ("prepare", "--data", "text.jsonl", *PREPARE[3:], "--shard-size", 50_000)
-    first = process(*arguments)
-    deadline = time.monotonic() + 120
-    while not list(Path("tokens").glob("0*.json")) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    first = process(*arguments, environment={"PYTHONPATH": paths})
+    wait_until(lambda: list(Path("tokens").glob("0*.json")), process=first)
     first.send_signal(2)
     _, err = first.communicate()
     assert first.returncode == 130, err
@@ -240,3 +260,59 @@ def test_documents_and_steps_are_traced_and_shown(call, here):
     refuses(call, 1, "--seed belongs to --step; give both", "data", "show", "run", "--seed", 1)
     refuses(call, 1, "--document and --step are given; keep one of them",
             "data", "show", "run", "--step", 1, "--document", 0)  # fmt: skip
+
+
+def test_what_was_standard_input_is_traced_and_not_waited_for(call, here, monkeypatch):
+    """To show its steps, the text itself would be needed once more."""
+    lines = "".join(f"the cat sat on mat {n}\n" for n in range(60)).encode()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(lines)))
+    train = ("train", "--data", "-", "--documents", "lines", *TRAIN[3:], "--max-steps", 2)
+    assert call(*train)[0] == 0
+    code, out, _ = call("data", "trace", "run", "--document", "standard input:4")
+    assert (code, out[:18]) == (0, "standard input:4: ")
+    monkeypatch.setattr("sys.stdin", None)
+    refuses(call, 1, "the run read standard input, which is not kept; hermes data trace tells "
+            "which documents a step read", "data", "show", "run", "--step", 1)  # fmt: skip
+
+
+def test_the_users_folder_is_known_by_its_sign(call, here, monkeypatch):
+    """Where no shell put it: behind the = of an option, and in a file of options."""
+    monkeypatch.setenv("HOME", str(here / "home"))
+    Path("home/corpus").mkdir(parents=True)
+    Path("text.txt").rename("home/corpus/text.txt")
+    Path("tokenizer.json").rename("home/tokenizer.json")
+    files = ("--data=~/corpus", "--tokenizer=~/tokenizer.json", "--output=~/tokens")
+    assert call("prepare", *files)[0] == 0
+    assert Path("home/tokens/manifest.json").exists()
+    Path("run.yaml").write_text("data: ~/tokens\noutput: ~/run\nmodel: little.mal\nmax_steps: 1\n")
+    assert call("train", "--config", "run.yaml", "--seq-len", "8", "--batch-size", "2")[0] == 0
+    assert Path("home/run/run.yaml").exists()
+    assert not Path("~").exists()
+
+
+def test_a_text_that_is_too_short_is_named(call, here):
+    """Which of a mixture, and whether it is the validation text."""
+    Path("tiny.txt").write_text("the")
+    train = ("train", "-m", "little.mal", "-t", "tokenizer.json", "-o", "run", "--seq-len", 16)
+    for what, data in (
+        ("the text", ("-d", "tiny.txt")),
+        ("the text of web", ("-d", "text.txt:0.5", "-d", "web=tiny.txt:0.5")),
+        ("the validation text", ("-d", "text.txt", "--val-data", "tiny.txt")),
+        (
+            "the validation text",
+            ("-d", "a=text.txt:1", "-d", "text.txt:1", "--val-data", "tiny.txt"),
+        ),
+    ):
+        status, _, said = call(*train, *data)
+        assert status == 1
+        assert f"Error: {what} has 3 tokens; 1 sequence of 16 needs 17: give more text" in said
+
+
+def test_standard_input_is_read_by_one(call, here):
+    """Not by the text to train on and by the validation text both."""
+    twice = "Error: standard input is given twice, and can be read once; keep one -\n"
+    assert call("data", "check", "-d", "-", "--val-data", "-")[::2] == (1, twice)
+    train = ("train", "-m", "little.mal", "-t", "tokenizer.json", "-o", "run")
+    for data in (("-d", "-"), ("-d", "a=-:1", "-d", "text.txt:1")):
+        status, _, said = call(*train, *data, "--val-data", "-")
+        assert (status, said.endswith(twice)) == (1, True)

@@ -5,7 +5,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -15,6 +14,7 @@ from hermes.model import Model
 from hermes_torch.row_decoder import RowDecoder
 from tests.cli.support import HERMES
 from tests.finetuning.support import small_checkpoint, small_spec, write_lines
+from tests.waiting import wait_until
 
 PROMPTS = [
     {"prompt": "the cat", "id": 7},
@@ -145,6 +145,33 @@ def test_a_line_that_cannot_be_is_refused_by_its_place(options, call, tmp_path, 
     code, _, err = call(*options, "--output", tmp_path / "out.jsonl")
     assert code == 1
     assert message in err
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ({"seed": -1}, "seed must be at least 0 and below 2^64, got -1"),
+        ({"seed": 2**64 - 1}, f"seed must be at least 0 and below 2^64, got {2**64}"),
+        ({"logit_bias": {"999": 1}}, "logit_bias must be of ids below the 300 of the tokens"),
+    ],
+)
+def test_a_late_line_is_refused_before_any_text(options, call, tmp_path, own, message):
+    write_lines(tmp_path / "in.jsonl", [{"prompt": "a"}] * 6 + [{"prompt": "a", **own}])
+    more = ("--output", tmp_path / "out.jsonl", "--num-samples", 2, "--batch-size", 1)
+    code, _, err = call(*options, *more)
+    assert code == 1
+    assert f"prompt 7 of {tmp_path}/in.jsonl: {message}" in err
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_a_null_is_an_option_that_is_left_out(options, call, tmp_path):
+    found = []
+    for own in ({}, {"temperature": None, "stop": None, "seed": None, "max_tokens": None}):
+        write_lines(tmp_path / "in.jsonl", [{"prompt": "the cat", **own}])
+        code, out, err = call(*options, "--temperature", 0.3, "--stop", "q")
+        assert code == 0, err
+        found.append(out)
+    assert found[0] == found[1]
 
 
 def test_a_file_of_prompts_may_be_no_json_or_begin_with_a_mark(options, call, tmp_path):
@@ -287,11 +314,9 @@ def test_a_command_that_is_killed_writes_what_an_unbroken_one_does(base, tmp_pat
 
     for lines in (3, 150):
         process = subprocess.Popen(make_line(out), stderr=subprocess.DEVNULL)
-        end = time.monotonic() + 120
-        while not (out.exists() and out.read_bytes().count(b"\n") >= lines):
-            assert process.poll() is None
-            assert time.monotonic() < end
-            time.sleep(0.01)
+        wait_until(
+            lambda n=lines: out.exists() and out.read_bytes().count(b"\n") >= n, process=process
+        )
         process.send_signal(signal.SIGKILL)
         process.wait()
         kept = out.read_bytes().rpartition(b"\n")[0]

@@ -88,42 +88,6 @@ def test_an_option_of_the_wrong_kind_is_usage(call):
     assert "'--lr': 'fast' is not a valid float" in err
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_a_shell_gets_its_script_for_completion(shell):
-    script = complete(f"{shell}_source")
-    assert "_HERMES_COMPLETE=" in script
-    assert "hermes" in script
-    assert "Usage" not in script
-
-
-@pytest.mark.parametrize(
-    ("words", "found"),
-    [
-        ("hermes trai", ["train-tokenizer", "train"]),
-        ("hermes train --grad-c", ["--grad-checkpoint", "--grad-clip"]),
-        ("hermes train --schedule co", ["constant", "cosine"]),
-        ("hermes train --model smol", ["smol-llama"]),
-        ("hermes mal f", ["format"]),
-        ("hermes info na", ["nano"]),
-        ("hermes mal check nano smol", ["smol-llama"]),
-        ("hermes mal diff nano ti", ["tiny"]),
-    ],
-)
-def test_words_are_completed(words, found):
-    given = {"COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
-    lines = complete("bash_complete", **given).splitlines()
-    assert sorted(line.partition(",")[2] for line in lines) == sorted(found)
-
-
-def complete(instruction, **environment):
-    done = subprocess.run(
-        [HERMES], capture_output=True, text=True, check=False,
-        env=os.environ | {"_HERMES_COMPLETE": instruction, **environment},
-    )  # fmt: skip
-    assert done.stderr == ""
-    return done.stdout
-
-
 def test_the_bundled_models_are_listed_by_size(call):
     from hermes import mal
 

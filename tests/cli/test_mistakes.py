@@ -144,10 +144,76 @@ def test_a_device_that_the_machine_lacks_is_refused_before_data_is_read(
     devices = ", ".join(find_backend(backend).devices())
     message = f"{backend} has no device {device!r} here; it has {devices}"
     where = ("--backend", backend, "--device", device)
-    train = [{"text.txt": "none.txt", "run": "new"}.get(one, one) for one in TRAIN]
+    Path("bad.txt").write_bytes(b"\xff")  # no text, as whoever reads it finds
+    train = [{"text.txt": "bad.txt", "run": "new"}.get(one, one) for one in TRAIN]
     refuses(call, 1, message, *train, *where)
-    refuses(call, 1, message, "eval", "--checkpoint", "run", "--data", "none.txt", *where)
+    refuses(call, 1, message, "eval", "--checkpoint", "run", "--data", "bad.txt", *where)
     refuses(call, 1, message, "chat", "--checkpoint", "run", *where)
+
+
+def test_files_that_are_not_there_are_refused_before_a_backend_is_loaded(here, call, monkeypatch):
+    """Which takes seconds; so does a missing tokenizer, where the data brings none."""
+
+    def fail(name):
+        raise AssertionError(f"{name} is loaded")
+
+    monkeypatch.setattr("hermes.interface.find_backend", fail)
+    no_tokenizer = [a for a in TRAIN if a not in ("--tokenizer", "tokenizer.json")]
+    missing = "none.txt: no such file; check the name"
+    refuses(call, 1, missing, *no_tokenizer, "none.txt")
+    refuses(call, 1, missing, *TRAIN, "--val-data", "none.txt")
+    refuses(call, 1, missing, "train", "--data", "text.txt:0.5", "--data", "none.txt:0.5")
+    refuses(call, 1, "no tokenizer: give --tokenizer FILE, or --train-tokenizer to train one on "
+            "the data", *no_tokenizer)  # fmt: skip
+    gone = "gone: no such file or folder; check the name"
+    for command in (("eval", "text.txt"), ("generate",), ("chat",), ("serve",),
+                    ("sft", "--data", "text.txt"), ("finetune", "--data", "text.txt")):  # fmt: skip
+        refuses(call, 1, gone, *command, "--checkpoint", "gone")
+    Path("gone").mkdir()
+    refuses(call, 1, missing, "eval", "--checkpoint", "gone", "text.txt", "none.txt")
+
+
+def test_a_bundled_architecture_is_no_model_with_weights(here, call):
+    message = (
+        "nano is a bundled architecture, which has no weights; train one by hermes train --model "
+        "nano, or give a model that is trained"
+    )
+    refuses(call, 1, message, "generate", "--checkpoint", "nano")
+    refuses(call, 1, message, "finetune", "--checkpoint", "nano", "--data", "text.txt")
+    refuses(call, 1, message, "convert", "nano", "out", "--to", "hf")
+
+
+def test_a_model_of_the_hub_is_named_where_its_prefix_is_left_out(here, call):
+    message = "o/r: no such file or folder; check the name, or give hf://o/r for a model on the Hub"
+    refuses(call, 1, message, "info", "o/r")
+    refuses(call, 1, message, "mal", "show", "o/r")
+    refuses(call, 1, message, "generate", "--checkpoint", "o/r")
+    refuses(call, 1, "there is no file 'o/r.mal'", "info", "o/r.mal")
+
+
+def test_of_a_file_that_is_no_mal_some_mistakes_are_shown(here, call):
+    Path("prose.mal").write_text("* * *\n" * 40)
+    code, _, err = call("mal", "check", "prose.mal")
+    lines = [line for line in err.splitlines() if line.startswith("Error: ")]
+    assert code == 1
+    assert len(lines) == 21
+    assert lines[-1] == "Error: prose.mal: 100 more mistakes"
+
+
+def test_checkpoint_says_what_is_no_folder(here, call):
+    for command in ("list", "verify"):
+        refuses(call, 1, "gone: no such file or folder; check the name", "checkpoint", command,
+                "gone")  # fmt: skip
+        refuses(call, 1, "text.txt is a file; give the folder of a checkpoint or run", "checkpoint",
+                command, "text.txt")  # fmt: skip
+
+
+def test_plan_takes_its_model_like_info(call):
+    assert call("plan", "nano", "--json", "--hardware", "h200")[1] == call(
+        "plan", "--model", "nano", "--json", "--hardware", "h200"
+    )[1]  # fmt: skip
+    message = "give one model, not two: MODEL or --model"
+    refuses(call, 1, message, "plan", "nano", "--model", "tiny")
 
 
 def test_a_picture_that_is_wanted_and_is_not_is_refused(call):
@@ -157,7 +223,7 @@ def test_a_picture_that_is_wanted_and_is_not_is_refused(call):
 
 def test_a_command_by_another_tools_name_is_suggested_by_its_own(call):
     for typed, own in [("export", "convert"), ("verify", "checkpoint verify"), ("fuse", "merge"),
-                       ("evaluate", "eval"), ("fine-tune", "sft")]:  # fmt: skip
+                       ("evaluate", "eval"), ("fine-tune", "sft"), ("help", "--help")]:  # fmt: skip
         said = f"Error: hermes: no such command {typed!r}; hermes calls it {own!r}"
         assert call(typed, "x") == (2, "", f"{said} (see hermes --help)\n")
     near = "Error: hermes: no such command 'trian'; did you mean 'train'? (see hermes --help)\n"
@@ -166,7 +232,7 @@ def test_a_command_by_another_tools_name_is_suggested_by_its_own(call):
 
 def test_every_command_by_another_name_is_one_of_hermes():
     for typed, own in OWN_COMMANDS.items():
-        assert own in COMMANDS, own
+        assert own in COMMANDS or own in {"--help", "--version"}, own
         assert typed not in MAIN_COMMANDS
 
 
@@ -288,6 +354,21 @@ def test_a_warning_is_a_line_too(here, call, monkeypatch):
     code, _, err = call(*TRAIN, "--max-steps", 1)
     assert code == 0
     assert "Warning: torch.compile failed, so the run continues without it: no compiler\n" in err
+    monkeypatch.setattr(warnings, "filters", [("error", None, UserWarning, None, 0)])
+    message = (
+        "torch.compile failed, so the run continues without it: no compiler (a warning, which "
+        "PYTHONWARNINGS makes an error)"
+    )
+    refuses(call, 1, message, *TRAIN, "--max-steps", 1, "--output", "other")
+
+
+def test_a_working_folder_that_is_gone_is_one_line(tmp_path, monkeypatch, call):
+    """In it torch's BLAS ends the process, with a mistake's exit code."""
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    message = "the working folder was deleted or moved away; change to one that exists"
+    refuses(call, 74, message, "plan", "--model", "nano")
 
 
 def test_an_empty_run_yaml_is_named(trained, call):

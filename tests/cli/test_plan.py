@@ -188,3 +188,25 @@ def test_a_short_run_has_digits_of_its_time_and_a_slow_one_of_its_speed(tokens, 
     assert said in repr(found)
     assert "speed  0 tokens" not in " ".join(repr(found).split())
     assert ("0.25 tokens/s" in repr(found)) is (speed < 1)
+
+
+def test_attention_is_planned_as_it_runs_with_and_without_the_compiler(call, tmp_path):
+    """GPT-2's dropout has a kernel that is compiled; without it each layer keeps its weights."""
+
+    def plan(*line):
+        given = ["--model", "gpt2-small", "--hardware", "h200", "--batch-size", "4", *line]
+        code, out, err = call("plan", *given)
+        assert code == 0, err
+        return out
+
+    assert "every query and key" not in plan()
+    assert ", with a tensor of every query and key in 12 layers" in plan("--no-compile")
+    fused, unfused = (json.loads(plan("--json", *line)) for line in ([], ["--no-compile"]))
+    scores = 4 * 12 * 256 * 256  # B, H, T, T
+    more = unfused["memory"]["activations"] - fused["memory"]["activations"]
+    assert more > 12 * scores * 4
+    assert (fused["unfused_layers"], unfused["unfused_layers"]) == (0, 12)
+    file = tmp_path / "run.yaml"
+    file.write_text("model: gpt2-small\ncompile: false\n")
+    code, out, _ = call("plan", "--config", str(file), "--hardware", "h200")
+    assert "12 layers" in out

@@ -6,38 +6,61 @@ import re
 import signal
 import subprocess
 import sys
-import time
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 import hermes
-from hermes import stage_display
 from hermes.checkpoint import manifest
 from hermes.data import read_documents, tokenize
 from hermes.interface import Options
 from hermes.stage_display import StageDisplay, show_progress
-from hermes.stages import hide_stages, report_stage, show_stages
+from hermes.stages import has_display, hide_stages, report_stage, show_stages
 from hermes.storage.reading import hash_file
 from hermes.training.events import Update
 from hermes.training.host import RunHost
 from hermes.training.loop import TrainingLoop
 from hermes.training.progress_bar import open_progress
-from tests.cli.support import HERMES, TRAIN, wait_for_step
+from tests.cli.support import HERMES, TRAIN, read_terminal, wait_for_step
+from tests.played_clock import play_stages
+from tests.waiting import PATIENCE, wait_until
 
 
-def test_a_stage_is_a_line_after_a_while_and_nothing_before(monkeypatch):
-    monkeypatch.setattr(stage_display, "LOG_PATIENCE", 0.3)
-    monkeypatch.setattr(stage_display, "REDRAW", 0.05)
+@pytest.fixture
+def clock(monkeypatch):
+    """The time of stages, which are looked at often."""
+    return play_stages(monkeypatch)
+
+
+def test_a_stage_is_a_line_after_a_while_and_nothing_before(clock):
     lines = []
     with StageDisplay(lines.append) as shown, show_stages(shown.show):
         report_stage("short")
+        clock.advance(4.9)
+        assert lines == []
         report_stage("long", 1, 4)
-        time.sleep(0.6)
+        clock.advance(5)
+        assert lines == ["long: 25 %, 5 s, 0:00:15 left"]
         report_stage("")
-        time.sleep(0.4)
+        clock.advance(100)
     assert len(lines) == 1
-    assert re.fullmatch(r"long: 25 %, \d s", lines[0])
+
+
+def test_short_stages_one_behind_the_other_are_no_long_silence(clock):
+    """Where nothing else is drawn; a run's bar shows by itself that it is alive."""
+
+    def count_drawn(**columns):
+        drawn = []
+        with StageDisplay(drawn.append, drawn.append, **columns) as shown, show_stages(shown.show):
+            for number in range(6):
+                report_stage(f"part {number}")
+                clock.advance(0.5)
+            report_stage("")
+        return {text for text in drawn if text}
+
+    assert count_drawn(measure=lambda: 80) == {"part 2, 0 s", "part 5, 0 s"}
+    assert count_drawn() == set()
 
 
 def test_a_stage_is_a_safe_point_for_ctrl_c():
@@ -81,17 +104,6 @@ def test_commands_report_each_of_their_stages(trained):
     assert seen[-1] == ""  # and what is printed afterwards has its own line
 
 
-def read_all(parent):
-    parts = []
-    while True:
-        try:
-            parts.append(os.read(parent, 1 << 16))
-        except OSError:  # the other end is closed
-            return b"".join(parts).decode()
-        if not parts[-1]:
-            return b"".join(parts).decode()
-
-
 def test_a_bar_of_44_columns_keeps_step_loss_and_time_left():
     parent, child = pty.openpty()
     code = (
@@ -103,55 +115,48 @@ def test_a_bar_of_44_columns_keeps_step_loss_and_time_left():
     subprocess.run([sys.executable, "-c", code], stderr=child, check=True,
                    env=os.environ | {"TERM": "xterm", "COLUMNS": "44"})  # fmt: skip
     os.close(child)
-    text = re.sub(r"\x1b\[[0-9;?]*\w", "", read_all(parent))
+    text = re.sub(r"\x1b\[[0-9;?]*\w", "", read_terminal(parent))
     last = [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()][-1]
     assert re.fullmatch(r"54321/100000 loss 3\.2100 \S+ left", last)
 
 
-@pytest.fixture
-def hasty(monkeypatch):
-    """Stages are shown after a tenth of the time."""
-    monkeypatch.setattr(stage_display, "PATIENCE", 0.15)
-    monkeypatch.setattr(stage_display, "LOG_PATIENCE", 0.3)
-    monkeypatch.setattr(stage_display, "REDRAW", 0.05)
-
-
-def test_lines_of_a_run_show_a_stage_that_reports_nothing_more(hasty, capsys):
+def test_lines_of_a_run_show_a_stage_that_reports_nothing_more(clock, capsys):
     shown = open_progress(10, 0)
     shown.show_stage("computing the first step", 0, 0)
-    time.sleep(0.6)
+    clock.advance(5)
     shown.show_stage("", 0, 0)
     shown.show(Update(1, 0.1, 8, 3.21, 1e-3, 1.0, 1.0))
     shown.close()
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "computing the first step, 0 s"
+    assert lines[0] == "computing the first step, 5 s"
     assert lines[1].startswith("step 1/10  loss 3.2100")
     assert len(lines) == 2
 
 
-def test_a_line_in_place_has_the_time_left_and_is_erased(hasty, monkeypatch):
+def test_a_line_in_place_has_the_time_left_and_is_erased(clock):
     drawn = []
-    monkeypatch.setattr(stage_display, "SOON", 0.1)
     with StageDisplay(print, drawn.append) as shown:
         shown.show("writing tensors", 25, 100)
-        time.sleep(0.4)
-    assert re.fullmatch(r"writing tensors: 25 %, 0 s, 0:00:0[012] left", drawn[0])
+        clock.advance(2)
+    assert drawn[0] == "writing tensors: 25 %, 2 s, 0:00:06 left"
     assert drawn[-1] == ""
 
 
 @pytest.mark.parametrize(("progress", "lines"), [(True, 1), (None, 0), (False, 0)])
-def test_the_library_shows_stages_where_it_is_asked_to(hasty, capsys, progress, lines):
+def test_the_library_shows_stages_where_it_is_asked_to(clock, capsys, progress, lines):
     with show_progress(progress):
         report_stage("verifying run", 1, 4)
-        time.sleep(0.5)
+        if progress:
+            clock.advance(5)
+        assert has_display() == bool(progress)
     assert len(capsys.readouterr().err.splitlines()) == lines
 
 
-def test_a_program_that_shows_stages_is_not_interrupted_by_the_library(hasty, capsys):
-    seen = []
+def test_a_program_that_shows_stages_is_not_interrupted_by_the_library(capsys):
+    seen, before = [], threading.enumerate()
     with show_stages(lambda *stage: seen.append(stage)), show_progress(True):
         report_stage("verifying run", 1, 4)
-        time.sleep(0.5)
+        assert not [one for one in threading.enumerate() if one not in before]
     assert seen == [("verifying run", 1, 4)]
     assert capsys.readouterr().err == ""
 
@@ -177,11 +182,12 @@ def test_a_run_is_described_before_the_first_slow_thing(here, call):
     assert words.index("model") < words.index("data:") < words.index("run")
 
 
-def test_a_first_step_that_takes_long_is_a_line(here, hasty, capsys, monkeypatch):
+def test_a_first_step_that_takes_long_is_a_line(here, clock, capsys, monkeypatch):
     draw = TrainingLoop._draw_batch
 
     def draw_slowly(loop):
-        time.sleep(0.5 if loop.position.step == 0 else 0)
+        if loop.position.step == 0:
+            clock.advance(5)
         return draw(loop)
 
     monkeypatch.setattr(TrainingLoop, "_draw_batch", draw_slowly)
@@ -196,11 +202,12 @@ def test_a_first_step_that_takes_long_is_a_line(here, hasty, capsys, monkeypatch
 def test_conversion_and_verification_say_how_far_they_are(trained, monkeypatch):
     seen = []
 
-    def hash_slowly(*given):
-        time.sleep(0.4)
+    def hash_late(*given):
+        wait_until(lambda: any(what.startswith("verifying") for what in seen))
         return hash_file(*given)
 
-    monkeypatch.setattr(manifest, "hash_file", hash_slowly)
+    monkeypatch.setattr(manifest, "hash_file", hash_late)
+
     with show_stages(lambda what, *rest: seen.append(what)):
         hermes.convert("run", "out", to="hf")
     kinds = {what.split()[0] for what in seen if what}
@@ -216,11 +223,12 @@ def test_ctrl_c_leaves_no_stale_copy_of_the_bar(here):
     )  # fmt: skip
     os.close(child)
     with ThreadPoolExecutor(1) as pool:
-        reading = pool.submit(read_all, parent)  # a terminal that nobody reads holds its writers up
+        # A terminal that nobody reads holds its writers up.
+        reading = pool.submit(read_terminal, parent)
         try:
-            wait_for_step(here / "run/metrics.jsonl", 5)
+            wait_for_step(here / "run/metrics.jsonl", 5, training)
             training.send_signal(signal.SIGINT)
-            assert training.wait(timeout=60) == 75
+            assert training.wait(timeout=PATIENCE) == 75
         finally:
             training.kill()
         text = reading.result()

@@ -8,7 +8,7 @@ import pytest
 
 from hermes.errors import HermesError
 from hermes.training.plot import Curve, draw_png, draw_text
-from tests.cli.support import HERMES
+from tests.cli.support import HERMES, read_terminal
 
 CURVE = Curve("run", [(s, 8 - s / 10) for s in range(1, 41)], [(20, 6.5)], [(20, "torch -> mlx")])
 
@@ -72,6 +72,6 @@ def test_a_terminal_gets_colours_unless_they_are_not_wanted(here, environment, b
     subprocess.run([HERMES, "info", "--model", "little.mal"], stdout=child, check=True,
                    env=os.environ | {"TERM": "xterm", "NO_COLOR": ""} | environment)  # fmt: skip
     os.close(child)
-    shown = os.read(parent, 1 << 16).decode()
+    shown = read_terminal(parent)
     assert "little" in shown
     assert ("\x1b[" in shown) is bold

@@ -57,7 +57,7 @@ def test_processes_that_a_command_starts_take_no_module_from_the_working_folder(
         env={k: v for k, v in os.environ.items() if k != "PYTHONSAFEPATH"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
     ran = folder.parent / "run"
     assert not ran.exists(), ran.read_text()

@@ -147,7 +147,7 @@ def test_what_is_unknown_is_refused(capsys):
         (["run", "--html", "/"], "/ cannot be written: it is a folder"),
         (["self-test", "--json", "/nowhere/c.json"], "/nowhere is no folder"),
         (["self-test", "--json", "/"], "/ cannot be written: it is a folder"),
-        (["run", "--checkpoint", "/nowhere"], "there is no checkpoint /nowhere"),
+        (["run", "--checkpoint", "/nowhere"], "/nowhere: no such file or folder; check the name"),
         (["self-test", "--backend", "numpy", "--against", "torch"], "hermes_numpy is not"),
         (["run", "--level", "L7"], "level 'L7' is unknown"),
         (["run", "--dtype", "half"], "dtype 'half' is unknown"),

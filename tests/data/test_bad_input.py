@@ -13,7 +13,7 @@ from hermes.data.document_reader import TextFormat, read_file
 from hermes.data.loading import DataOptions, load_tokens
 from hermes.data.mixture import MixtureDataset
 from hermes.data.order import Cursor
-from hermes.data.prepared import PreparationOptions, open_prepared, prepare_tokens
+from hermes.data.prepared import Part, PreparationOptions, open_prepared, prepare_tokens
 from hermes.data.prepared.documents import PreparedDocuments
 from hermes.data.source_file import CountingFile
 from hermes.data.text_dataset import TextDataset
@@ -263,6 +263,21 @@ def test_a_folder_of_prepared_tokens_is_not_read_as_text(write, tokenizer, tmp_p
     prepare_tokens(write("a.txt", TEXT), tokenizer, tmp_path / "tokens")
     with pytest.raises(DataError, match=rf"^{tmp_path}/tokens holds prepared tokens, where text"):
         way(tmp_path / "tokens", tokenizer, tmp_path)
+
+
+@pytest.mark.parametrize("way", [read, prepare, load])
+def test_a_folder_that_is_being_prepared_is_not_read_as_text(write, tokenizer, tmp_path, way):
+    """Nor is one that such a folder is in: its .json files are no text."""
+    options = PreparationOptions(shard_size=100)
+    text, parts = write("a.txt", TEXT), tmp_path / "all" / "tokens"
+    prepare_tokens(text, tokenizer, parts, options=options, part=Part(1, 2))
+    expected = rf"^{parts} holds tokens that are not all prepared yet; give the command again"
+    for folder in (parts, parts.parent):
+        with pytest.raises(DataError, match=expected):
+            way(folder, tokenizer, tmp_path)
+    prepare_tokens(text, tokenizer, parts, options=options)
+    with pytest.raises(DataError, match=rf"^{parts} holds prepared tokens, where text is needed"):
+        way(parts.parent, tokenizer, tmp_path)
 
 
 def draw_windows(stream, tokenizer):

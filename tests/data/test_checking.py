@@ -261,6 +261,8 @@ def test_the_bill_is_that_of_the_run(write, tokenizer):
     assert found.bill.price == pytest.approx(tokens / 1000)
     with pytest.raises(HermesError, match="price_per_hour needs a speed: give tokens_per_second"):
         hermes.check_data(path, tokenizer=tokenizer, price_per_hour=2.0)
+    with pytest.raises(HermesError, match="tokens_per_second needs the number of tokens: give t"):
+        hermes.check_data(path, tokens_per_second=10.0)
 
 
 def test_the_lengths_are_drawn(write, tokenizer):

@@ -80,7 +80,30 @@ def test_standard_input_is_text_or_the_format_named(monkeypatch):
             ":2:2: not JSON (Expecting value); one list is needed; a file of one object a line is "
             "called .jsonl",
         ),
-        ("a.json", '{"a": 1}', ": found an object where a list is needed"),
+        (
+            "a.json",
+            '{"a": 1}',
+            ": found an object where a list is needed; a file of one object a line is called "
+            ".jsonl",
+        ),
+        ("a.json", '["a",\n{"b": 1, "b": 2}]', ":2: the key 'b' is given twice; keep one"),
+        (
+            "a.csv",
+            "id;text\n1;a\n",
+            ":1: no text field 'text'; the one cell 'id;text' seems to be several with semicolons "
+            "between; .csv has commas, .tsv tabs",
+        ),
+        (
+            "a.csv",
+            "id,text\r1,a\r2,b\r",
+            ":1: not CSV (a line ends with \\r alone); end lines with \\n",
+        ),
+        (
+            "train.bin",
+            "x",
+            ": a .bin file holds tokens, where text is needed; train and eval take it as it is, "
+            "with the --tokenizer that made it",
+        ),
         (
             "a.csv",
             "id,Text\n1,a\n",
@@ -117,6 +140,11 @@ def test_a_mistake_is_named_with_its_place(write, name, content, expected):
         ("a.jsonl", "{}", ":1: no text field 'text', only none; name the one that holds text"),
         ("a.jsonl", '{"text": null}', ":1: field 'text': found null where a string is needed"),
         ("a.jsonl", '{"text": 7}', ":1: field 'text': found 7 where a string is needed"),
+        (
+            "a.jsonl",
+            '{"text": "a", "text": "b"}',
+            ":1: the key 'text' is given twice; keep one",
+        ),
         ("a.jsonl", '["a"]', ":1: found a list where a string or an object is needed"),
         (
             "a.jsonl",
@@ -205,8 +233,8 @@ def test_an_unknown_ending_is_tried_as_text_with_a_note(write):
 
 
 def test_an_address_is_named_as_it_was_typed():
-    with pytest.raises(DataError, match=r"^https://nowhere\.invalid/x\.bin: unknown e"):
-        list(read_documents(Path("https://nowhere.invalid/x.bin")))
+    with pytest.raises(DataError, match=r"^https://nowhere\.invalid/x\.zip: unknown e"):
+        list(read_documents(Path("https://nowhere.invalid/x.zip")))
     with (
         pytest.warns(UserWarning, match=r"^memory://nowhere/x\.words: unknown e"),
         pytest.raises(DataError, match=r"^memory://nowhere/x\.words"),

@@ -21,6 +21,7 @@ from hermes.errors import HermesError
 from hermes.tokenizer import CHAT_TEMPLATE, train_tokenizer
 from tests.chat_templates.support import SPECIAL, A, U, chat_tokenizer
 from tests.data.support import pair
+from tests.waiting import PATIENCE
 
 PLACES = ("a:1", "a:2")
 
@@ -98,7 +99,8 @@ def test_a_cache_that_cannot_be_written_is_said(tmp_path, monkeypatch):
     found = ExampleCache(tell=said.append).open("k", 10**9, PLACES, make_examples)
     same(found, make_examples())
     assert said == [
-        f"{tmp_path}/file/hermes/tokens cannot be written to, so records are encoded at each start"
+        f"{tmp_path}/file/hermes/tokens cannot be written to or locked, so records are encoded at "
+        "each start"
     ]
 
 
@@ -111,9 +113,9 @@ class Threads:
 
     def all_gather_text(self, text):
         self._texts[self.rank_info.rank] = text
-        self._barrier.wait(30)
+        self._barrier.wait(PATIENCE)
         found = list(self._texts)
-        self._barrier.wait(30)
+        self._barrier.wait(PATIENCE)
         return found
 
 
@@ -131,7 +133,7 @@ def run_ranks(work, size=3):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(PATIENCE)
     return results
 
 

@@ -107,8 +107,8 @@ def test_a_cache_that_cannot_be_written_is_said(write, tmp_path, tokenizer, monk
     with load_tokens(write("a.txt", TEXT), tokenizer, DataOptions(tell=said.append)) as stream:
         assert len(stream)
     assert said == [
-        f"{tmp_path}/file/hermes/tokens cannot be written to, so the text is tokenized at each "
-        "start"
+        f"{tmp_path}/file/hermes/tokens cannot be written to or locked, so the text is tokenized "
+        "at each start"
     ]
 
 
@@ -176,6 +176,23 @@ def test_damaged_token_files_are_named(write, tokenizer, options, name, content,
     with pytest.raises(DataError) as error:
         load_tokens(path, tokenizer, options)
     assert str(error.value) == f"{path}: {expected}".replace("SIZE", str(tokenizer.vocab_size))
+
+
+@pytest.mark.parametrize("width", [4, 8])
+def test_bare_ids_that_are_wider_than_they_are_read_are_no_other_ids(
+    write, tokenizer, options, width
+):
+    """Such are numpy's own, and uint32 beside a small vocabulary: each id, and zeros behind it."""
+    ids = np.array(tokenizer.encode(TEXT), f"<u{width}")
+    path = write("a.bin", ids.tobytes())
+    with pytest.raises(DataError) as error:
+        load_tokens(path, tokenizer, options)
+    assert str(error.value) == (
+        f"{path}: every second id is 0, so its ids seem to have {width} bytes, and with a "
+        f"vocabulary of {tokenizer.vocab_size:,} they are read with 2; write them as uint16"
+    )
+    zeros = load_tokens(write("zeros.bin", bytes(1000)), tokenizer, options)
+    assert zeros.largest == 0
 
 
 def test_tokens_and_text_are_not_mixed(write, tokenizer, options):

@@ -18,7 +18,12 @@ from hermes.data.mixture_blocks import (
     find_positions,
 )
 from hermes.data.mixture_order import NEVER, MixtureOrder
-from hermes.data.mixture_sources import list_changes, locate_mixture_source, spell_mixture
+from hermes.data.mixture_sources import (
+    list_changes,
+    locate_data,
+    locate_mixture_source,
+    spell_mixture,
+)
 from hermes.errors import DataError
 
 SHARES = (0.7, 0.299, 0.001)
@@ -48,6 +53,19 @@ def test_weights_of_some_sources_and_too_small_ones_are_refused():
         parse_mixture(["web:0.7", "code:0"])
     with pytest.raises(DataError, match=r"^--data web has 0 of all weights"):
         parse_mixture(["web:0", "code:0"])
+
+
+@pytest.mark.parametrize("weight", ["-1", "0,7", "nan", "-inf", "1@5", " 0.7", "0.7,2@3@4", "1e10"])
+def test_what_was_meant_as_a_weight_and_is_none_is_named(weight):
+    """By itself, too, where it would be taken for the name of a file that is not there."""
+    for others in ([], ["b:1"]):
+        with pytest.raises(DataError) as error:
+            parse_mixture([f"some text:{weight}", *others])
+        assert str(error.value) == (
+            f"--data some text:{weight}: {weight!r} is no weight; expected a number from 0 to "
+            "1,000,000,000, such as 0.7, and where it changes at a step 0.7,0.3@1000"
+        )
+    assert parse_mixture(["a:1e-1", "b:.9"])[0].share == 0.1
 
 
 def test_shares_are_right_at_every_block_and_every_sample_comes_once():
@@ -176,6 +194,18 @@ def test_where_the_files_of_a_source_are_is_told_apart_from_its_name_and_weights
     assert locate_mixture_source("src") == ("", "src", "")
 
 
+def test_the_users_folder_is_known_behind_a_name(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert parse_mixture(["code=~/src:0.3", "~/web:0.7"]) == (
+        WeightedSource("code", 0.3, ("/home/me/src",)),
+        WeightedSource("/home/me/web", 0.7),
+    )
+    assert locate_data("code=~/src:0.3") == "code=/home/me/src:0.3"
+    assert locate_data("~/src") == "/home/me/src"
+    (spelled,) = spell_mixture({"web": {"files": "~/crawl", "weight": 1}})
+    assert parse_mixture([spelled])[0].data == ("/home/me/crawl",)
+
+
 def test_a_mapping_is_the_same_mixture():
     mapping = {
         "web": {"files": "crawl", "weight": "0.7"},
@@ -205,7 +235,7 @@ def test_a_mapping_is_the_same_mixture():
         ),
         (
             {"web": {"files": "a", "weight": "much"}},
-            "data.web.weight is 'much'; expected a number of at least 0",
+            "data.web.weight is 'much'; expected a number from 0 to 1,000,000,000",
         ),
         (
             {"web": {"files": "a", "weight": 1}, "schedule": {"10": {"wed": 1}}},

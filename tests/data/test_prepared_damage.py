@@ -1,11 +1,14 @@
 """Damage to prepared tokens is found and named with its file."""
 
 import json
+import os
 import random
 
+import numpy as np
 import pytest
 
 from hermes.data.prepared import open_prepared, verify_prepared
+from hermes.data.prepared.documents import open_index
 from hermes.errors import DataError
 from hermes.tokenizer import train_tokenizer
 
@@ -34,22 +37,27 @@ def test_damage_is_named_with_its_file(prepared):
 
 
 def test_every_damaged_file_is_named(prepared, tmp_path, tokenizer):
-    """A flipped bit, a shard cut short, a missing one, a flipped bit of an index: at once."""
+    """A flipped bit, a shard cut short, a missing one, a flipped bit of an index: at once.
+
+    Of a shard whose tokens are missing its index, too.
+    """
     tokens, indexes = sorted(prepared.glob("*.bin")), sorted(prepared.glob("*.idx"))
     assert len(tokens) > 3
     flip(tokens[0])
     tokens[1].write_bytes(tokens[1].read_bytes()[:-2])
     tokens[2].unlink()
+    indexes[2].write_bytes(indexes[2].read_bytes() + b"x")
     flip(indexes[3])
     with pytest.raises(DataError) as damaged:
         verify_prepared(prepared)
     assert "\n" not in str(damaged.value)
     head, _, said = str(damaged.value).partition("; copy or prepare them again: ")
-    assert head == f"{prepared}: 4 files are damaged"
+    assert head == f"{prepared}: 5 files are damaged"
     for path, what in (
         (tokens[0], "its SHA-256 is"),
         (tokens[1], "bytes where the manifest says"),
         (tokens[2], "the shard is missing"),
+        (indexes[2], "bytes where the manifest says"),
         (indexes[3], "its SHA-256 is"),
     ):
         assert f"{path.name}: " in said
@@ -110,3 +118,16 @@ def flip(path, at=9, bit=0):
     data = bytearray(path.read_bytes())
     data[at] ^= 1 << bit
     path.write_bytes(data)
+
+
+def test_a_shard_or_index_that_is_cut_while_it_is_read_is_named(prepared):
+    stream, index = open_prepared(prepared), open_index(prepared)
+    assert len(stream.read(0, len(stream))) == len(stream)
+    assert index.read_lengths(0, len(index)).sum() == len(stream)
+    for path, read in (
+        (max(prepared.glob("*.bin")), lambda: stream.read(0, len(stream))),
+        (max(prepared.glob("*.idx")), lambda: index.find_starts(np.arange(len(index)))),
+    ):
+        os.truncate(path, 1)
+        with pytest.raises(DataError, match=rf"^{path} was cut short while it was being read; "):
+            read()

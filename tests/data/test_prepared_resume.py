@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
 
@@ -51,13 +50,19 @@ def test_an_attempt_that_stops_anywhere_is_resumed_to_the_same_bytes(
             assert path.stat().st_mtime_ns <= finished[path.with_suffix(".json")]
 
 
+# Ends at once when it is about to do anything more, once it has finished so many shards.
 KILLED = """
-import sys
+import os, signal, sys
 from pathlib import Path
 from hermes.data.prepared import PreparationOptions, prepare_tokens
+from hermes.storage.durable import Disk
 from hermes.tokenizer import Tokenizer
-data, tokenizer, output = sys.argv[1:]
-prepare_tokens(data, Tokenizer.load(tokenizer), output, options=PreparationOptions(shard_size=2000))
+data, tokenizer, output, shards = sys.argv[1:]
+def end(operation):
+    if len(list(Path(output).glob("0*.json"))) >= int(shards):
+        os.kill(os.getpid(), signal.SIGKILL)
+options = PreparationOptions(shard_size=2000)
+prepare_tokens(data, Tokenizer.load(tokenizer), output, options=options, disk=Disk(end))
 """
 
 
@@ -65,16 +70,9 @@ def test_a_killed_process_is_resumed_to_the_same_bytes(data, prepared, tokenizer
     tokenizer.save(tmp_path / "tokenizer.json")
     folder = tmp_path / "killed"
     arguments = [str(data), str(tmp_path / "tokenizer.json"), str(folder)]
-    kills = 0
-    for wanted in (1, 4, 9, 1000):
-        process = subprocess.Popen([sys.executable, "-c", KILLED, *arguments])
-        while process.poll() is None:
-            if len(list(folder.glob("0*.json"))) >= wanted:
-                process.send_signal(signal.SIGKILL)
-                break
-            time.sleep(0.002)
-        kills += process.wait() == -signal.SIGKILL
-    assert kills >= 1
+    for shards, code in ((1, -signal.SIGKILL), (4, -signal.SIGKILL), (1000, 0)):
+        done = subprocess.run([sys.executable, "-c", KILLED, *arguments, str(shards)])
+        assert done.returncode == code
     assert list_bytes(folder) == list_bytes(prepared)
 
 

@@ -7,18 +7,18 @@ import pty
 import re
 import subprocess
 import sys
-import time
 
 import pytest
 
-from hermes import stage_display
 from hermes.data import files
 from hermes.data.loading import DataOptions, load_tokens
 from hermes.data.prepared import PreparationOptions, group, prepare_tokens
 from hermes.data.progress import PreparationProgress
 from hermes.stage_display import StageDisplay
 from hermes.tokenizer import train_tokenizer
+from tests.cli.support import read_terminal
 from tests.data.test_sources import write_parquet
+from tests.played_clock import play_stages
 
 SENTENCE = "the cat sat on the mat and the dog ran after it, "
 DOCUMENTS = [SENTENCE * (1 + n % 40) for n in range(400)]  # about 400 kB
@@ -134,25 +134,33 @@ SHOWN = {
 
 @pytest.mark.parametrize("columns", SHOWN)
 def test_a_stage_fits_the_terminal_whatever_its_width(monkeypatch, columns):
-    monkeypatch.setattr(stage_display, "PATIENCE", 0.1)
-    monkeypatch.setattr(stage_display, "REDRAW", 0.05)
-    monkeypatch.setattr(stage_display, "SOON", 0.05)
-    drawn = []
+    clock, drawn = play_stages(monkeypatch), []
     with StageDisplay(print, drawn.append, measure=lambda: columns) as shown:
         shown.show("tokenizing", 43, 100, *FACTS)
-        time.sleep(0.4)
+        clock.advance(2)
     assert re.fullmatch(SHOWN[columns], drawn[0]), drawn[0]
     assert all(len(text) < columns for text in drawn)
     assert drawn[-1] == ""
 
 
+# Each report is drawn before the work goes on, as if that took its time.
 CODE = """
-import sys
+import sys, threading
 import hermes
 from hermes import stage_display
 from hermes.data.prepared import group
-stage_display.PATIENCE = stage_display.LOG_PATIENCE = 0.1
-stage_display.REDRAW, stage_display.REPEAT, stage_display.SOON = 0.02, 0.1, 0.1
+from hermes.stage_display import StageDisplay
+stage_display.PATIENCE = stage_display.LOG_PATIENCE = stage_display.REPEAT = 0
+stage_display.REDRAW, stage_display.SOON = 0.002, 0.1
+show, draw, drawn = StageDisplay.show, StageDisplay._draw, threading.Event()
+def show_and_wait(self, *stage):
+    show(self, *stage)
+    drawn.clear()
+    drawn.wait(60)
+def draw_and_tell(self, now):
+    draw(self, now)
+    drawn.set()
+StageDisplay.show, StageDisplay._draw = show_and_wait, draw_and_tell
 group.choose_batch_size = lambda: 1 << 14
 hermes.prepare(sys.argv[1], sys.argv[2], output=sys.argv[3], progress=True)
 """
@@ -161,7 +169,7 @@ hermes.prepare(sys.argv[1], sys.argv[2], output=sys.argv[3], progress=True)
 @pytest.fixture
 def preparation(tmp_path, tokenizer):
     """The command of a process that prepares some text, and shows how far it is."""
-    (tmp_path / "a.txt").write_text("\n".join(DOCUMENTS * 12))  # enough to be seen on the way
+    (tmp_path / "a.txt").write_text("\n".join(DOCUMENTS))
     tokenizer.save(tmp_path / "t.json")
     return [sys.executable, "-c", CODE, *(str(tmp_path / one) for one in ("a.txt", "t.json", "o"))]
 
@@ -171,15 +179,10 @@ def test_a_preparation_is_shown_in_44_columns_and_leaves_nothing(preparation):
     environment = os.environ | {"TERM": "xterm", "COLUMNS": "44"}
     process = subprocess.Popen(preparation, stderr=child, env=environment)
     os.close(child)
-    text = b""
-    while True:
-        try:
-            text += os.read(parent, 1 << 16)
-        except OSError:  # the other end is closed
-            break
+    text = read_terminal(parent)
     assert process.wait() == 0
-    assert b"\n" not in text
-    drawn = text.decode().split("\r\x1b[K")
+    assert "\n" not in text
+    drawn = text.split("\r\x1b[K")
     shares = [int(found[1]) for one in drawn if (found := re.match(r"tokenizing: (\d+) %", one))]
     assert len(set(shares)) > 1
     assert shares == sorted(shares)

@@ -25,10 +25,10 @@ def test_a_number_too_long_and_brackets_too_deep_are_one_line(write):
 def test_a_header_of_many_columns_is_read_in_a_moment(write):
     """Its cost is that of its length: 40,000 columns took minutes when each was counted."""
     names = ",".join(f"c{number}" for number in range(40_000))
-    began = time.process_time()
+    began = time.thread_time()
     assert texts(write("a.csv", f"text,{names}\nhello,{',' * 39_999}\n")) == ["hello"]
     assert ":1: more than one field 'c7'; keep one" in message(write("b.csv", f"{names},c7\n"))
-    assert time.process_time() - began < 5
+    assert time.thread_time() - began < 5
 
 
 @pytest.mark.parametrize("file_format", ["json", "jsonl", "parquet", "csv", "tsv"])

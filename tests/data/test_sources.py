@@ -6,6 +6,7 @@ import io
 import json
 import lzma
 import os
+import random
 import threading
 from pathlib import Path
 
@@ -47,12 +48,21 @@ def test_compressed_files_are_read_as_what_is_in_them(write, tmp_path, ending):
 @pytest.mark.parametrize("ending", COMPRESS)
 @pytest.mark.parametrize("keep", [0.5, -1], ids=["half", "all but a byte"])
 def test_a_compressed_file_cut_short_is_never_taken_for_a_whole_one(write, ending, keep):
-    whole = COMPRESS[ending](os.urandom(1 << 16).hex().encode())
+    whole = COMPRESS[ending](random.Random(0).randbytes(1 << 16).hex().encode())
     kept = whole[:-1] if keep == -1 else whole[: len(whole) // 2]
     path = write(f"a.txt.{ending}", kept)
     found = message(path)
     assert found.startswith(f"{path}: not a whole .{ending} file (")
     assert found.endswith("); copy or compress it again")
+
+
+def test_frames_of_zstandard_may_look_back_as_far_as_its_command_lets_them(write):
+    """Collections of gigabytes are published so; the library itself stops at 128 MiB."""
+    for log in (27, 31):
+        options = zstandard.ZstdCompressionParameters.from_level(1, window_log=log)
+        writer = zstandard.ZstdCompressor(compression_params=options).compressobj()  # of no size
+        path = write("a.txt.zst", writer.compress(b"the cat") + writer.flush())
+        assert texts(path) == ["the cat"]
 
 
 @pytest.mark.parametrize("ending", COMPRESS)
@@ -87,6 +97,32 @@ def test_parquet_is_read_by_row_groups(tmp_path):
     assert texts(path) == [row["text"] for row in rows]
     assert [record.value for record in read_records(path)] == rows
     assert [d.line for d in read_documents(path)][:3] == [1, 2, 3]
+
+
+def test_a_value_that_python_does_not_have_spoils_no_other(tmp_path):
+    """Not even its own record, where it is not read."""
+    unreadable = {
+        "year": pyarrow.array([4_000_000, 1], pyarrow.date32()),
+        "zone": pyarrow.array([1, 2], pyarrow.timestamp("us", "No/Where")),
+    }
+    words = pyarrow.array([b"good", b"b\xffd"], pyarrow.binary()).view(pyarrow.string())
+    for column in (words, words.dictionary_encode()):
+        path = tmp_path / "a.parquet"
+        pyarrow.parquet.write_table(pyarrow.table({"text": column, **unreadable}), path)
+        reason = f"{path}[1]: field 'text': not UTF-8 (0xff); convert it to UTF-8"
+        assert message(path) == f"{reason}{SKIP_ADVICE}"
+        bad = BadRecords(1.0)
+        assert [one.text for one in read_documents(path, bad=bad)] == ["good"]
+        assert bad.first == [reason]
+        record = next(read_records(path))
+        assert list(record.value) == ["text", *unreadable]
+    assert message(path, text_field="year") == (
+        f"{path}[0]: field 'year': found an unreadable date32[day] where a string is needed"
+        f"{SKIP_ADVICE}"
+    )
+    table = pyarrow.Table.from_arrays([words, words], names=["text", "text"])
+    pyarrow.parquet.write_table(table, path)
+    assert message(path) == f"{path}: more than one field 'text'; keep one"
 
 
 def test_mistakes_in_parquet_are_named(tmp_path):

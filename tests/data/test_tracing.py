@@ -317,11 +317,22 @@ def test_what_cannot_be_traced_is_refused_by_name(corpus, tmp_path, write):
         hermes.trace_step(run, 4)
     with pytest.raises(DataError, match=r"has no data\.json"):
         hermes.trace_step(corpus, 1)
-    with pytest.raises(DataError, match=r"^there is no run .*nowhere$"):
+    with pytest.raises(DataError, match="nowhere: no such folder; name a run of "):
         hermes.trace_step(corpus / "nowhere", 1)
     (run / "data.json").write_text("{}")
     with pytest.raises(DataError, match=r"data\.json: not the data of a run"):
         hermes.trace_step(run, 1)
+
+
+def test_of_a_mixture_the_source_that_has_the_name_answers(corpus, tmp_path):
+    data = [f"web={corpus}/web.jsonl:0.5", f"code={corpus}/code.jsonl:0.5"]
+    train(corpus, tmp_path / "run", data=data, max_steps=1)
+    for place, message in (
+        ("code.jsonl:21", r"^code\.jsonl:21 is no document: .*; the one before it is .*:20$"),
+        ("x:1", r"^x is not in the data; the data has .*/web\.jsonl, .*/code\.jsonl$"),
+    ):
+        with pytest.raises(DataError, match=message):
+            hermes.trace_document(tmp_path / "run", place)
 
 
 def test_what_is_no_longer_traced_ends_the_record(corpus, tmp_path):

@@ -4,13 +4,14 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
 
 from hermes.distributed.process_group import RankInfo, SingleProcess
 from hermes.training.events import MEASURED
+from hermes_cli.launch.launcher import hold_free_ports
+from tests.cli.support import drop_stages
+from tests.waiting import wait_until
 
 HERMES = [sys.executable, "-m", "hermes"]
 COMMON = [
@@ -41,13 +42,12 @@ class Said(SingleProcess):
         return max(number, *map(float, self._texts))
 
 
+_HELD = contextlib.ExitStack()  # until the tests end
+
+
 def free_ports(count):
-    """Ports of 127.0.0.1 that nobody listens at now."""
-    with contextlib.ExitStack() as stack:
-        found = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in found:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in found]
+    """Ports of 127.0.0.1 that nobody listens at now, nor is given before the tests end."""
+    return _HELD.enter_context(hold_free_ports(count))
 
 
 def hermes(folder, *arguments, code=0):
@@ -124,7 +124,7 @@ def ranks(folder, backend, *commands, awaited=None):
             )
         waited = started if awaited is None else [started[rank] for rank in awaited]
         said = [process.communicate(timeout=WAIT)[1] for process in waited]
-        return [(one.returncode, words) for one, words in zip(waited, said, strict=True)]
+        return [(o.returncode, drop_stages(words)) for o, words in zip(waited, said, strict=True)]
     finally:
         for process in started:
             process.kill()
@@ -165,11 +165,7 @@ def begun(corpus, run, *how):
 
 
 def wait_for_checkpoint(process, run):
-    end = time.monotonic() + WAIT
-    while not list(run.glob("step-*")):
-        assert process.poll() is None, (process.stderr or process.stdout).read()
-        assert time.monotonic() < end, "no checkpoint came"
-        time.sleep(0.1)
+    wait_until(lambda: list(run.glob("step-*")), WAIT, process)
 
 
 def last_saved(run):

@@ -25,6 +25,7 @@ from tests.distributed.support import (
     HERMES,
     MLX,
     TORCH,
+    WAIT,
     alive,
     begun,
     end,
@@ -32,11 +33,13 @@ from tests.distributed.support import (
     train,
 )
 from tests.distributed.test_launchers import together
+from tests.waiting import wait_until
 
 BOTH = pytest.mark.parametrize(
     "how", [MLX, pytest.param(TORCH, marks=pytest.mark.long)], ids=["mlx", "torch"]
 )
-SOON = 60  # seconds in which all have ended, at the default of --peer-timeout
+# Seconds: who waited for a lost rank would still wait when the test's patience is over.
+LONG = ["--peer-timeout", 2 * WAIT]
 HERE = f"({os.uname().nodename})"
 
 
@@ -48,9 +51,9 @@ class Pair(SingleProcess):
 
     def all_gather_text(self, text):
         self._said[self.rank_info.rank] = text
-        self._meeting.wait(10)
+        self._meeting.wait(WAIT)
         told = [*self._said]
-        self._meeting.wait(10)
+        self._meeting.wait(WAIT)
         return told
 
     def history(self):
@@ -153,12 +156,10 @@ def test_who_the_agent_interrupted_hides_no_error(tmp_path, capsys):
 
 @BOTH
 def test_an_output_that_cannot_be_made_ends_all(corpus, tmp_path, how):
-    begun_at = time.monotonic()
     output = corpus / "text.txt" / "run"
-    said = train(corpus, "--output", output, "--max-steps", 3, *how, code=74)
+    said = train(corpus, "--output", output, "--max-steps", 3, *LONG, *how, code=74)
     assert said.count("Error: ") == 1
     assert f"Error: cannot write to {output}" in said
-    assert time.monotonic() - begun_at < SOON
 
 
 PLANTED = """
@@ -190,24 +191,19 @@ def planted(tmp_path, monkeypatch):
 @BOTH
 def test_an_error_before_the_first_update_ends_all(corpus, tmp_path, planted, how):
     planted("RuntimeError('planted')", 0)
-    begun_at = time.monotonic()
-    said = train(corpus, "--output", tmp_path / "run", "--max-steps", 3, *how, code=1)
+    said = train(corpus, "--output", tmp_path / "run", "--max-steps", 3, *LONG, *how, code=1)
     assert said.count("planted") == 1
     assert f"Error: rank 1 {HERE} failed: RuntimeError: planted" in said
     assert "[ring]" not in said
-    assert time.monotonic() - begun_at < SOON
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("how", [MLX, TORCH], ids=["mlx", "torch"])
 def test_a_refusal_on_the_way_is_noticed_long_before_the_limit(corpus, tmp_path, planted, how):
     planted("__import__('hermes.errors').errors.DataError('planted')", 8)
-    begun_at = time.monotonic()
-    more = ["--max-steps", 9, "--peer-timeout", 300]
-    said = train(corpus, "--output", tmp_path / "run", *more, *how, code=1)
+    said = train(corpus, "--output", tmp_path / "run", "--max-steps", 9, *LONG, *how, code=1)
     assert said.count("planted") == 1
     assert f"Error: rank 1 {HERE}: planted" in said
-    assert time.monotonic() - begun_at < SOON
 
 
 CRASHES = """
@@ -286,7 +282,7 @@ def test_who_meets_nobody_gives_up(tmp_path, backend, reason):
         env=os.environ | ring(tmp_path)[0],
         capture_output=True,
         text=True,
-        timeout=SOON,
+        timeout=WAIT,
     )
     begin = "rank 0 of 2 did not find the other processes: "
     assert done.stdout.startswith(begin + reason), done.stderr
@@ -304,7 +300,7 @@ def test_a_second_signal_ends_the_processes_too(corpus, tmp_path, how, stuck):
         process.send_signal(signal.SIGINT)
         time.sleep(0.2)  # two at once are one
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=SOON)
+        process.communicate(timeout=WAIT)
         gone(pids)
     finally:
         end(process, pids)
@@ -324,8 +320,5 @@ def test_processes_end_with_a_launcher_that_was_killed(corpus, tmp_path, how):
 
 
 def gone(pids):
-    """Wait until they are."""
-    until = time.monotonic() + 10
-    while any(alive(pid) for pid in pids):
-        assert time.monotonic() < until, "a process outlived its launcher"
-        time.sleep(0.1)
+    """Wait until they are: none outlives its launcher."""
+    wait_until(lambda: not any(alive(pid) for pid in pids))

@@ -10,9 +10,12 @@ ROOT = Path(__file__).resolve().parents[2]
 
 PAIR = """
 import sys, threading
+import hermes.distributed.beat_channel as channel
 from hermes.distributed.beat_channel import open_channel
 from hermes.distributed.process_group import RankInfo
 from hermes.distributed.signs_of_work import Beat
+from tests.waiting import PATIENCE, wait_until
+channel.PATIENCE = PATIENCE
 turn, said = threading.Barrier(2), {}
 def gather(rank):
     def all_gather_text(text):
@@ -32,18 +35,17 @@ def test_ranks_tell_each_other_how_they_are_until_one_leaves():
     script = (
         PAIR
         + """
-import time
 first, second = opened[0], opened[1]
 for k in range(1, 4):
-    second.share(Beat(k, k, "ranks", "here")); time.sleep(0.05)
-    told = first.share(Beat(k, 7, "", "there")); time.sleep(0.05)
-assert told[1] == Beat(3, 3, "ranks", "here"), told
-assert second.share(Beat(4, 4, "", "x"))[0] == Beat(3, 7, "", "there")
+    second.share(Beat(k, k, "ranks", "here"))
+    first.share(Beat(k, 7, "", "there"))
+wait_until(lambda: first.share(Beat(3, 7, "", "there"))[1] == Beat(3, 3, "ranks", "here"))
+wait_until(lambda: second.share(Beat(4, 4, "", "x"))[0] == Beat(3, 7, "", "there"))
 assert first.names[1].startswith("host ")
-first.tell({1: "it hung"}); time.sleep(0.05); second.share(Beat(5, 5, "", "x"))
-assert second.get_verdict() == {1: "it hung"}
-second.close(); time.sleep(0.05)
-assert list(first.share(Beat(9, 9, "", "x"))) == [0]
+first.tell({1: "it hung"})
+wait_until(lambda: second.share(Beat(5, 5, "", "x")) and second.get_verdict() == {1: "it hung"})
+second.close()
+wait_until(lambda: list(first.share(Beat(9, 9, "", "x"))) == [0])
 """
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)

@@ -21,6 +21,7 @@ from tests.finetuning.support import (
     some_pairs,
     write_lines,
 )
+from tests.waiting import PATIENCE
 
 EXACT = ["--device", "cpu", "--precision", "float64"]
 
@@ -33,9 +34,9 @@ class Thread:
 
     def all_reduce_sum(self, numbers):
         self._said[self.rank_info.rank] = numbers
-        self._barrier.wait(10)
+        self._barrier.wait(PATIENCE)
         found = [sum(both) for both in zip(*self._said, strict=True)]
-        self._barrier.wait(10)
+        self._barrier.wait(PATIENCE)
         return found
 
 
@@ -63,7 +64,7 @@ def test_a_split_state_is_read_by_all_in_the_order_of_who_leads():
         assert held.step == 3
         for part, name in ((held.exp_avg_sq, "b"), (held.params, "a"), (held.exp_avg, "a")):
             part[name]
-    other.join(10)
+    other.join(PATIENCE)
     assert ours == theirs == ["second b", "params a", "first a"]
 
 
@@ -73,7 +74,7 @@ def test_who_leads_lets_the_followers_go_when_it_fails():
     other.start()
     with pytest.raises(HermesError), gather_for_rank0(first, state([])):
         raise HermesError("the disk is full")
-    other.join(10)
+    other.join(PATIENCE)
     assert not other.is_alive()
 
 

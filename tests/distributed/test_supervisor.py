@@ -1,19 +1,23 @@
 """What a launcher does about its processes: whom it names, spares, wakes, asks again and kills."""
 
+import errno
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
-from hermes_cli.launch import hang_watch, supervisor
+from hermes.errors import StorageError
+from hermes_cli.launch import hang_watch, supervisor, worker_status
 from hermes_cli.launch.signals import Signals
 from hermes_cli.launch.supervisor import LONGEST_GRACE, Death, Writing, _Supervisor, supervise
-from hermes_cli.launch.worker_status import StatusFile, WorkerStatus
+from hermes_cli.launch.worker_status import StatusFile, WorkerStatus, read_statuses
 from tests.distributed.support import WAIT
+from tests.waiting import wait_until
 
 
 def test_who_died_is_named_before_who_then_hung(tmp_path, capsys):
@@ -82,12 +86,10 @@ def test_who_is_stopped_longer_than_the_limit_is_killed(tmp_path, monkeypatch, s
     """Before the first step, too, when the others wait for as long as compiling may take."""
     monkeypatch.setattr(hang_watch, "LEFT_TO_OTHERS", 1.0)
     watch = _Supervisor(lambda folder: None, str(tmp_path), Signals(), 0, Writing(patience=2.0))
-    with subprocess.Popen(["sleep", "60"]) as process:
+    with subprocess.Popen(["sleep", "3600"]) as process:
         watch._told = [WorkerStatus(0, 0, os.getpid()), WorkerStatus(1, 0, process.pid)]
         process.send_signal(signal.SIGSTOP)
-        end_at = time.monotonic() + WAIT
-        while not hang_watch.is_stopped(process.pid):
-            assert time.monotonic() < end_at
+        wait_until(lambda: hang_watch.is_stopped(process.pid))
         assert not hang_watch.is_stopped(os.getpid())
         for _ in range(seconds):
             watch._hangs._ticked_at = 0.0
@@ -103,16 +105,16 @@ def test_who_is_stopped_on_its_way_out_is_woken(tmp_path, monkeypatch):
     """All of the run is done, and nobody else would ever end it."""
     monkeypatch.setattr(supervisor, "GRACE", 0.2)
     watch = _Supervisor(lambda folder: None, str(tmp_path), Signals(), 0)
-    with subprocess.Popen(["sleep", "60"]) as process:
+    with subprocess.Popen(["sleep", "3600"]) as process:
         watch._told = [WorkerStatus(0, 0, 10**7, (), 0), WorkerStatus(1, 0, process.pid, (), 0)]
         process.send_signal(signal.SIGSTOP)
-        end_at = time.monotonic() + WAIT
-        while not hang_watch.is_stopped(process.pid):
-            assert time.monotonic() < end_at
-        while hang_watch.is_stopped(process.pid):
-            assert time.monotonic() < end_at
+        wait_until(lambda: hang_watch.is_stopped(process.pid))
+
+        def is_woken():
             watch._look()
-            time.sleep(0.05)
+            return not hang_watch.is_stopped(process.pid)
+
+        wait_until(is_woken)
         assert process.poll() is None
         process.kill()
 
@@ -120,13 +122,15 @@ def test_who_is_stopped_on_its_way_out_is_woken(tmp_path, monkeypatch):
 def test_an_agent_that_waits_for_who_cannot_answer_is_left_behind(tmp_path, monkeypatch, capsys):
     """One that was killed between its report and its end: torch's agent would wait for ever."""
     monkeypatch.setattr(supervisor, "LONGEST_GRACE", 0.2)
-    with subprocess.Popen(["sleep", "60"]) as process:
+    with subprocess.Popen(["sleep", "3600"]) as process:
 
         def start(folder):
             for rank in (0, 1):
-                StatusFile(folder, rank, 0).write_exit_code(0)
-            for path in Path(folder).glob("*.jsonl"):
-                path.write_text(path.read_text().replace(str(os.getpid()), str(process.pid)))
+                StatusFile(tmp_path, rank, 0).write_exit_code(0)
+            for path in tmp_path.glob("*.jsonl"):
+                text = path.read_text().replace(str(os.getpid()), str(process.pid))
+                path.write_text(text)
+                path.replace(Path(folder, path.name))  # whole: this process must not be killed
             time.sleep(WAIT)
 
         begun = time.monotonic()
@@ -134,6 +138,38 @@ def test_an_agent_that_waits_for_who_cannot_answer_is_left_behind(tmp_path, monk
         assert time.monotonic() - begun < WAIT / 2
         assert process.wait(WAIT) == -signal.SIGKILL
     assert capsys.readouterr().err == ""
+
+
+def test_no_processes_start_where_they_could_not_report(monkeypatch):
+    monkeypatch.setattr(supervisor, "count_free_bytes", lambda folder: 4096)
+    with pytest.raises(StorageError) as refused:
+        supervise(lambda folder: pytest.fail("started"), Signals())
+    assert str(refused.value) == (
+        f"{tempfile.gettempdir()} has 4096 bytes free, and processes that start need 1000000 there "
+        "for what they report; make room or set TMPDIR to another folder"
+    )
+
+
+def test_a_disk_that_fills_meanwhile_silences_no_worker(tmp_path, monkeypatch):
+    report = StatusFile(tmp_path, 0, 0)
+    (path,) = tmp_path.iterdir()
+    assert path.stat().st_size >= worker_status.ROOM  # which nobody else can take
+    size, write = path.stat().st_size, os.pwrite
+
+    def write_within(descriptor, line, at):
+        if at + len(line) > size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(descriptor, line, at)
+
+    monkeypatch.setattr(os, "pwrite", write_within)
+    report.write_joined()
+    report.write_line("x" * size)
+    report.write_line("Error: no")
+    report.write_exit_code(74)
+    assert path.stat().st_size == size
+    assert read_statuses(tmp_path) == [
+        WorkerStatus(0, 0, os.getpid(), ("Error: no",), 74, joined=True)
+    ]
 
 
 def test_who_was_interrupted_while_starting_is_asked_again_once(tmp_path):

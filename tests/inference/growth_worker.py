@@ -9,7 +9,8 @@ import gc
 import json
 import sys
 
-from hermes.inference.engine import Engine, run_requests
+from hermes.inference.batch_generation import run_requests
+from hermes.inference.engine import Engine
 from hermes.inference.request import Request
 from hermes.inference.sampling import Sampling
 from tests.inference.support import V, make_model

@@ -14,6 +14,7 @@ from hermes.spec import (
     ModelSpec,
     Rope,
 )
+from tests.waiting import wait_until
 
 V = 37
 ATTENTIONS = {
@@ -48,3 +49,24 @@ def make_model(backend, kind="rope", max_seq_len=48):
         for name, array in init_weights(spec, 3).items()
     }
     return find_backend(backend).build(spec, loud, Options(device="cpu", precision=precision))
+
+
+def hold_steps(engine, after, until):
+    """Let an engine take so many steps, and the next ones once something holds.
+
+    So that a text is under way, and not done, however long the test takes to do something to it.
+    """
+    plain, taken = engine.step, []
+
+    def step():
+        taken.append(1)
+        if len(taken) > after:
+            wait_until(until)
+        return plain()
+
+    engine.step = step
+
+
+def is_cancelled(engine):
+    """Whether a text that runs is to end at the next step."""
+    return any(row.generation.cancel_asked for row in engine._active)

@@ -1,7 +1,6 @@
 """The engine under asyncio: many clients, some of whom leave; the end."""
 
 import asyncio
-import threading
 
 import pytest
 
@@ -10,7 +9,7 @@ from hermes.inference.async_engine import AsyncEngine
 from hermes.inference.engine import Engine, QueueIsFull
 from hermes.inference.request import Request
 from hermes.inference.sampling import GREEDY, Sampling
-from tests.inference.support import V, make_model
+from tests.inference.support import V, hold_steps, make_model
 from tests.inference.test_engine import complete_alone, make_requests
 
 BACKENDS = ["torch", "mlx"]
@@ -76,19 +75,20 @@ def test_refusals_and_failures_reach_the_client():
 
 
 def test_closing_ends_what_runs_and_the_thread():
-    before = threading.active_count()
     engine = Engine(make_model("torch"), rows=1)
 
     async def close(served):
         running = [
             asyncio.create_task(collect(served, Request((1,), 47, GREEDY))) for _ in range(3)
         ]
-        await asyncio.sleep(0.01)
+        while not engine.num_running:
+            await asyncio.sleep(0.001)
         await asyncio.to_thread(served.close)
         return await asyncio.gather(*running)
 
     served = AsyncEngine(engine)
+    hold_steps(engine, 5, lambda: served._ends)
     with served:
         found = asyncio.run(close(served))
-    assert "cancelled" in {reason for _, reason in found}
-    assert threading.active_count() == before
+    assert {reason for _, reason in found} == {"cancelled"}
+    assert not served._thread.is_alive()

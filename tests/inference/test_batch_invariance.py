@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from hermes.inference.engine import Engine, run_requests
+from hermes.inference.batch_generation import run_requests
+from hermes.inference.engine import Engine
 from hermes.inference.invariant_reading import WholeChunks
 from hermes.inference.request import Request
 from hermes.inference.row_decoding import SeparateRows, make_row_decoder

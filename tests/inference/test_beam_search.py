@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from hermes.errors import HermesError
+from hermes.inference import beam_search
 from hermes.inference.beam_search import search_beams
 from hermes.inference.decoding import collect_completion, generate_tokens
 from hermes.inference.sampling import GREEDY
@@ -41,6 +42,27 @@ def test_beams_have_the_log_probabilities_of_their_texts(backend, kind):
     for beam in beams:
         assert beam.logprob == pytest.approx(score_text(model, beam.tokens), abs=1e-4)
         assert beam.score == pytest.approx(beam.logprob / 12)
+
+
+@pytest.mark.parametrize("backend", ["torch", "numpy"])
+def test_a_long_prompt_is_read_in_chunks(backend, monkeypatch):
+    model, read = make_model(backend), []
+    whole = search_beams(model, PROMPT, num_beams=3, max_tokens=5)
+    monkeypatch.setattr(beam_search, "PREFILL_CHUNK", 3)
+    make = beam_search.make_row_decoder
+
+    def watch(*arguments):
+        decoder = make(*arguments)
+        advance = decoder.advance
+        decoder.advance = lambda rows, *given: (
+            read.append(given[0].shape[1]) or advance(rows, *given)
+        )
+        return decoder
+
+    monkeypatch.setattr(beam_search, "make_row_decoder", watch)
+    beams = search_beams(model, PROMPT, num_beams=3, max_tokens=5)
+    assert read[:2] == [3, 1]
+    assert [beam.tokens for beam in beams] == [beam.tokens for beam in whole]
 
 
 def test_as_many_beams_as_tokens_find_the_best_of_all_texts():
@@ -87,6 +109,16 @@ def test_a_backend_without_rows_finds_the_same():
     assert [beam.tokens for beam in found] == [beam.tokens for beam in expected]
 
 
-def test_no_beam_is_refused():
-    with pytest.raises(HermesError, match="num_beams must be at least 1, got 0"):
-        search_beams(make_model("torch"), PROMPT, num_beams=0, max_tokens=5)
+@pytest.mark.parametrize(
+    ("asked", "why"),
+    [
+        ({"num_beams": 0}, "num_beams must be at least 1, got 0"),
+        ({"num_beams": 2.5}, "num_beams must be a whole number, got 2.5"),
+        ({"length_penalty": 1e5}, "length_penalty must be from -10 to 10, got 100000"),
+        ({"length_penalty": float("nan")}, "length_penalty must be from -10 to 10, got nan"),
+        ({"length_penalty": "1"}, "length_penalty must be a number, got '1'"),
+    ],
+)
+def test_a_search_that_cannot_be_is_refused(asked, why):
+    with pytest.raises(HermesError, match=why):
+        search_beams(make_model("torch"), PROMPT, **{"num_beams": 2, "max_tokens": 5, **asked})

@@ -16,10 +16,12 @@ from hermes.inference.sampling import Sampling
 from hermes.interface import Options, find_backend
 from hermes_cli.commands.chat import _answer, _read_message, chat, run_command
 from hermes_cli.display.model_menu import choose_model, find_models
+from hermes_cli.display.text_stream import stream_text
 from hermes_cli.launch.signals import Signals
 from tests.finetuning.support import small_checkpoint
 
 BACKENDS = ["torch", "mlx"]
+HOSTILE = "a\x1b[2J\x07\r\n\tb\x9b\x7f"
 
 
 @pytest.fixture(scope="module")
@@ -173,6 +175,10 @@ def test_commands_change_what_they_say(base, tmp_path):
         ("/save", "/save needs the name of a file"),
         ("/set top_k=x", "top_k needs a whole number, got 'x'"),
         ("/set top_p=2", "top_p must be above 0 and at most 1, got 2.0"),
+        ("/quit now", "/quit takes nothing behind it, got 'now'"),
+        ("/retry  hotter", "/retry takes nothing behind it, got 'hotter'"),
+        ("/undo 2", "/undo takes nothing behind it, got '2'"),
+        ("/set seed=-5", "seed must be at least 0 and below 2^64, got -5"),
         ("/set max_tokens=0", "max_tokens must be at least 1, got 0"),
         (
             "/set heat=1",
@@ -195,6 +201,20 @@ def test_a_warning_comes_behind_the_answers_line(base, capsys, monkeypatch):
     answer = talk.messages[1]["content"]
     shown = capsys.readouterr().out
     assert shown.startswith(f"{answer}\nthe context of 128 tokens is full after ")
+
+
+@pytest.mark.parametrize(("is_terminal", "shown"), [(True, "a\u241b[2J\u2407\n\tb\ufffd\u2421"),
+                                                    (False, HOSTILE)])  # fmt: skip
+def test_a_terminal_obeys_no_model(monkeypatch, capsys, is_terminal, shown):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: is_terminal)
+    with stream_text() as show:
+        show(HOSTILE)
+    assert capsys.readouterr().out == f"{shown}\n"
+
+
+def test_a_system_prompt_that_was_read_is_shown_and_not_obeyed(base):
+    talk = talk_with(base, system=HOSTILE)
+    assert run_command(talk, "/system") == "a\u241b[2J\u2407\n\tb\ufffd\u2421"
 
 
 def test_a_pipe_is_one_message_and_its_answer_the_output(base):
@@ -232,9 +252,14 @@ def test_an_answer_is_made_anew_and_a_turn_forgotten(base):
 
 
 def test_a_message_has_several_lines_between_quotes_or_before_a_backslash(monkeypatch):
-    typed = iter(['"""one', "  two", 'three"""', "a\\", "b\\", "c", '"""x"""', "plain"])
+    typed = iter(
+        ['"""one', "  two", 'three"""', "a\\", "b\\", "c", '"""x"""', "plain", '"""/quit"""']
+    )
     monkeypatch.setattr("builtins.input", lambda prompt: next(typed))
-    assert [_read_message() for _ in range(4)] == ["one\n  two\nthree", "a\nb\nc", "x", "plain"]
+    assert [_read_message() for _ in range(5)] == [
+        ("one\n  two\nthree", True), ("a\nb\nc", False), ("x", True), ("plain", False),
+        ("/quit", True),
+    ]  # fmt: skip
 
 
 def test_a_terminal_chooses_among_the_models_here(base, tmp_path, monkeypatch):

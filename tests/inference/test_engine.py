@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from hermes.errors import HermesError, NonFinite
+from hermes.inference.batch_generation import run_requests
 from hermes.inference.decoding import collect_completion, generate_tokens
-from hermes.inference.engine import Engine, QueueIsFull, run_requests
+from hermes.inference.engine import Engine, QueueIsFull
 from hermes.inference.request import Request
 from hermes.inference.row_decoding import make_row_decoder
 from hermes.inference.sampling import GREEDY, Sampling
@@ -79,6 +80,17 @@ def test_requests_enter_while_others_run(backend):
         engine.step()
         assert engine.num_running <= 3
     assert [tell(one) for one in generations] == [complete_alone(model, r) for r in requests]
+
+
+@pytest.mark.parametrize(("max_queue", "expected"), [(9, [12, 4, 4, 4]), (3, [9, 3, 3, 4])])
+def test_requests_that_are_there_begin_together(max_queue, expected):
+    model = make_model("torch")
+    requests = [Request((k, 8, 9), 4, GREEDY) for k in range(6)]
+    engine = Engine(model, rows=4, max_queue=max_queue)
+    read = count_reads(engine)
+    generations = run_requests(engine, requests)
+    assert [tell(one) for one in generations] == [complete_alone(model, r) for r in requests]
+    assert read[:4] == expected
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -5,7 +5,7 @@ import pytest
 
 import hermes
 from hermes.errors import HermesError
-from hermes.inference.engine import run_requests
+from hermes.inference.batch_generation import run_requests
 from hermes.inference.sampling import GREEDY, Sampling
 from tests.finetuning.support import small_checkpoint
 

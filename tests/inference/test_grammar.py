@@ -9,7 +9,8 @@ import pytest
 
 import hermes
 from hermes.errors import DataError, HermesError
-from hermes.inference.engine import Engine, run_requests
+from hermes.inference.batch_generation import run_requests
+from hermes.inference.engine import Engine
 from hermes.inference.grammar import compile_json_schema, compile_lark, read_json_schema
 from hermes.inference.sampling import Sampling
 from tests.training.support import SPEC, Runs, corpus_in

@@ -10,7 +10,8 @@ import pytest
 
 import hermes
 from hermes.errors import CheckpointError, HermesError, StorageError, Unsupported
-from hermes.inference.engine import Engine, run_requests
+from hermes.inference.batch_generation import run_requests
+from hermes.inference.engine import Engine
 from hermes.inference.prompt_cache import CacheKey, PromptCache, hash_weights
 from hermes.inference.request import Request
 from hermes.inference.sampling import GREEDY

@@ -7,7 +7,8 @@ played device, which makes none before somebody waits for it.
 import numpy as np
 import pytest
 
-from hermes.inference.engine import Engine, run_requests
+from hermes.inference.batch_generation import run_requests
+from hermes.inference.engine import Engine
 from hermes.inference.request import Request
 from hermes.inference.sampling import GREEDY, Sampling
 from hermes.interface import ChoosesAhead, find_backend

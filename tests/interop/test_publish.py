@@ -169,7 +169,7 @@ def test_commands_push_and_read_and_no_token_is_ever_written(hub, tmp_path):
         env=os.environ | home | {"HF_TOKEN": TOKEN},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
     codes = [line for line in done.stdout.splitlines() if line.startswith("= ") and line[2:]]
     assert [line for line in codes if line != "= 0"] == ["= 1"], done.stdout + done.stderr

@@ -15,7 +15,7 @@ from hermes.numerics.frozen import list_frozen_matrices
 from hermes.numerics.lora import init_adapters, list_trainable
 from hermes.numerics.params import init_weights, list_parameters
 from hermes.recipe import Lora, Recipe
-from tests.backends.torch.attention_support import FLEX, take_cuda_kernels
+from tests.backends.torch.attention_support import FLEX, VARLEN, take_cuda_kernels
 
 VARIANTS = {
     "llama": "",
@@ -116,19 +116,18 @@ def count_saved(spec, batch_size, precision, recipe=WHOLE):
     return sum(size for size, _ in saved.values())
 
 
-def check_counts(recipe, edit="", *, has_kernels=False):
-    """What a second layer adds, on real learners and by the count."""
+def check_counts(recipe, edit="", *, precisions=("float32", "bfloat16"), **kernels):
+    """What a second layer adds, on real learners and by the count. kernels: as Shape has them."""
     one, two, three = (make_spec(layers, edit) for layers in (1, 2, 3))
     trained = set(list_trainable(one, recipe))
     table = list_parameters(one)
-    for precision in ("float32", "bfloat16"):
+    for precision in precisions:
         for batch_size in (1, 2):
             found = count_saved(three, batch_size, precision, recipe) - count_saved(
                 two, batch_size, precision, recipe
             )
             shape = Shape(batch_size, 36, activation=BYTES_OF[precision],
-                          document_mask=recipe.document_mask,
-                          has_kernels=has_kernels)  # fmt: skip
+                          document_mask=recipe.document_mask, **kernels)  # fmt: skip
             training = describe_training(trained, 0, recipe)
             counted = count_layer_bytes(one.layers[0], one.hidden_size, shape, training).kept
             # Frozen matrices are held in bfloat16 and not copied, but for those that DoRA measures.
@@ -161,3 +160,20 @@ def test_a_layer_with_the_kernels_of_cuda_keeps_nothing_of_every_query_and_key(
     take_cuda_kernels(monkeypatch, FLEX)
     recipe = RECIPES[variant] if variant == "documents" else WHOLE
     check_counts(recipe, VARIANTS.get(variant, ""), has_kernels=True)
+
+
+@pytest.mark.parametrize("variant", ["window", "documents"])
+def test_without_the_compiler_documents_and_windows_have_a_kernel_in_bfloat16(monkeypatch, variant):
+    take_cuda_kernels(monkeypatch, VARLEN)
+    recipe, more = RECIPES.get(variant, WHOLE), {"precisions": ["bfloat16"], "has_kernels": True}
+    check_counts(recipe, VARIANTS.get(variant, ""), has_flex=False, **more)
+
+
+@pytest.mark.parametrize(
+    ("variant", "precisions"),
+    [("capped", ["bfloat16"]), ("window", ["float32"]), ("documents", ["float32"])],
+)
+def test_without_the_compiler_the_rest_keeps_every_query_and_key(variant, precisions):
+    """The plain kernels of a CPU keep what CUDA's do, where heads are as many."""
+    recipe, more = RECIPES.get(variant, WHOLE), {"precisions": precisions, "has_kernels": True}
+    check_counts(recipe, VARIANTS.get(variant, ""), has_flex=False, **more)

@@ -6,7 +6,10 @@ from hypothesis import HealthCheck, given, settings
 from hermes import mal
 from hermes.model_info.cost import compute_cost, count_flops
 from hermes.model_info.diff import compare
+from hermes.model_info.run_plan import plan_run
+from hermes.model_info.training_memory import Placement
 from hermes.numerics.params import count_parameters, list_parameters
+from hermes.recipe import Recipe
 from tests.model_info.models import HEAD, PROJECTIONS, C, L, T, model
 from tests.strategies import models
 
@@ -90,6 +93,20 @@ def test_memory_is_weights_cache_gradients_and_moments():
         assert memory["decoding"] == memory["weights"] + memory["kv_cache"]
     assert wide["training"] == 16 * cost.parameters
     assert half["training"] == 16 * cost.parameters + 2 * (PROJECTIONS + HEAD)
+
+
+@pytest.mark.parametrize(
+    ("placement", "kept"),
+    [
+        (Placement("torch", "cpu", "bfloat16"), "float32"),
+        (Placement("torch", "cuda", "bfloat16"), "bfloat16"),
+        (Placement("mlx", "cpu", "bfloat16"), "bfloat16"),
+        (Placement("mlx", "gpu", "float32"), "float32"),
+    ],
+)
+def test_a_plan_has_the_cache_in_the_type_it_is_kept_in(placement, kept):
+    plan = plan_run(model(), Recipe(seq_len=T), placement)
+    assert plan.kv_cache == compute_cost(model()).memory[kept]["kv_cache"]
 
 
 def test_a_large_models_count_is_exact():

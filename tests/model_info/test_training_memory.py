@@ -10,7 +10,12 @@ import torch
 from hermes import mal
 from hermes.errors import HermesError
 from hermes.model_info import training_memory
-from hermes.model_info.training_memory import Placement, find_largest_batch, plan_memory
+from hermes.model_info.training_memory import (
+    Placement,
+    count_unfused_layers,
+    find_largest_batch,
+    plan_memory,
+)
 from hermes.numerics.params import count_parameters, list_parameters
 from hermes.recipe import Lora, OptimizerRecipe, Recipe
 from hermes_mlx import chunked_loss
@@ -51,11 +56,14 @@ def measure_torch(spec, B, A, recipe=WHOLE, **options):
 
 def measure_mlx(spec, B, A, recipe=WHOLE, **options):
     gc.collect()  # learners of earlier tests
+    mx.synchronize()  # MLX's own thread frees what it has computed with a moment later
     before = mx.get_active_memory()
     learner, batch = make_learner("mlx", spec, recipe, **options), make_batch(spec, B, A)
     float(learner.step(batch, 1e-4).grad_norm)
+    mx.synchronize()
     mx.reset_peak_memory()
     float(learner.step(batch, 1e-4).grad_norm)
+    mx.synchronize()
     return mx.get_peak_memory() - before
 
 
@@ -264,3 +272,13 @@ def test_optimizers_take_what_they_keep(backend):
     assert plan(name="adafactor").optimizer < weights / 20
     assert plan(ema=0.99).optimizer == 3 * weights
     assert plan(name="lion").total < plan().total < plan(ema=0.99).total
+
+
+def test_the_gpu_of_a_mac_has_no_kernel_of_attention_in_torch():
+    """Its layers keep scores, where CUDA's keep none; a run says so before it begins."""
+    spec, recipe = make_spec(3), Recipe(batch_size=2, seq_len=1000)
+    placements = [Placement("torch", device) for device in ("cuda", "mps", "cpu")]
+    assert [count_unfused_layers(spec, recipe, one) for one in placements] == [0, 3, 0]
+    cuda, mps, _ = (plan_memory(spec, recipe, one).activations for one in placements)
+    scores = 2 * 4 * 1000 * 1000 * 4  # B, H, T, T
+    assert mps - cuda > 2 * scores

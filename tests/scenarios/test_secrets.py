@@ -92,7 +92,7 @@ def test_secrets_are_written_and_said_nowhere_and_nothing_is_connected_to(tmp_pa
         env=os.environ | SECRETS | {"HF_HOME": str(home), "XDG_CACHE_HOME": str(work / "cache")},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
     said = done.stdout + done.stderr
     codes = [line[2:] for line in done.stdout.splitlines() if line.startswith("= ")]

@@ -11,6 +11,7 @@ from hermes.api_serving import open_served_model
 from hermes.finetuning.base_model import open_base_model
 from hermes.serving.run_server import OWN_NAMES, bind, run_server
 from tests.training.support import SPEC, Runs, corpus_in
+from tests.waiting import PATIENCE
 
 
 @pytest.fixture(scope="session")
@@ -36,11 +37,15 @@ class Served:
             daemon=True,
         )
         self.thread.start()
-        assert started.wait(60)
+        assert started.wait(PATIENCE)
+
+    def is_stopped(self):
+        """Whether its end has begun."""
+        return self._stops.is_set()
 
     def stop(self):
         self._stops.set()
-        self.thread.join(60)
+        self.thread.join(PATIENCE)
         self._listening.close()
         return not self.thread.is_alive()
 
@@ -86,7 +91,7 @@ def serve_in_process(*command):
             assert lines[-1], lines
         yield process, lines[-1].split()[1]
         process.terminate()
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=PATIENCE)
     finally:
         process.kill()
         process.wait()

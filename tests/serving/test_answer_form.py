@@ -20,6 +20,7 @@ from hermes.serving.call_grammar import (
 from hermes.serving.tool_calls import split_tool_calls
 from tests.serving.conftest import Served
 from tests.training.support import SPEC, Runs, corpus_in
+from tests.waiting import PATIENCE
 
 HEAD = (
     "{% if tools %}{{ '<|im_start|>system' }}{% for t in tools %} {{ t.function.name }}"
@@ -84,7 +85,7 @@ def make_client(long_model, tmp_path_factory):
             path.write_text(TEMPLATES[template], encoding="utf-8")
             served = Served(open_served_model(long_model, backend=backend, template=path))
             client = openai.OpenAI(
-                base_url=f"{served.address}/v1", api_key="none", max_retries=0, timeout=120
+                base_url=f"{served.address}/v1", api_key="none", max_retries=0, timeout=PATIENCE
             )
             made[backend, template] = served, client
         return made[backend, template][1]
@@ -235,7 +236,7 @@ def test_tools_and_a_schema_give_either(make_client):
 def test_a_form_that_cannot_be_kept_is_refused_by_name(make_client, fields, why):
     client = make_client()
     body = {"messages": [{"role": "user", "content": "a"}], "max_tokens": 5, **fields}
-    answer = httpx.post(f"{client.base_url}chat/completions", json=body, timeout=60)
+    answer = httpx.post(f"{client.base_url}chat/completions", json=body, timeout=PATIENCE)
     assert answer.status_code == 400
     assert why in answer.json()["error"]["message"]
 

@@ -9,6 +9,7 @@ from hermes.errors import HermesError
 from hermes.inference.decoding import generate_tokens
 from hermes.inference.sampling import GREEDY
 from tests.serving.test_requests import post
+from tests.waiting import PATIENCE
 
 CHAT = "/v1/chat/completions"
 
@@ -87,7 +88,7 @@ def test_a_last_message_beyond_the_context_is_refused_with_its_code(sliding):
     error = answer.json()["error"]
     assert error["code"] == "context_length_exceeded"
     assert "more than the 128 of the context; shorten it" in error["message"]
-    assert httpx.get(f"{sliding.address}/health").status_code == 200
+    assert httpx.get(f"{sliding.address}/health", timeout=PATIENCE).status_code == 200
 
 
 def test_another_way_to_overflow_is_refused(make_server):

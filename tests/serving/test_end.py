@@ -11,9 +11,10 @@ import pytest
 
 import hermes.serving.run_server
 from hermes.serving.served_model import Limits
+from tests.inference.support import hold_steps
 from tests.serving.test_errors import read_error
 from tests.serving.test_requests import LONG, post
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE, wait_until
 
 ENDING = "the server is ending; ask again once it runs"
 
@@ -21,16 +22,20 @@ ENDING = "the server is ending; ask again once it runs"
 @pytest.mark.parametrize("backend", ["torch", "mlx"])
 def test_texts_that_take_longer_than_the_end_waits_are_told_so(make_server, monkeypatch, backend):
     """Running and waiting ones, whole and streamed; those that were done in time are whole."""
-    monkeypatch.setattr(hermes.serving.run_server, "FAREWELL", 1)
+    monkeypatch.setattr(hermes.serving.run_server, "FAREWELL", 0)
+    monkeypatch.setattr(hermes.serving.run_server, "LAST_WORDS", PATIENCE)
     server = make_server(rows=2, backend=backend)
-    engine, plain, gate = server.model.engine, server.model.engine.step, threading.Event()
+    engine, served, asked = server.model.engine, server.model.served, []
+    close = served.close
 
-    def step():
-        gate.wait()
-        time.sleep(0.02)  # so that a hundred tokens take longer than the end waits
-        return plain()
+    def close_late():
+        wait_until(lambda: asked[0].done() and asked[1].done())  # these are in time
+        close()
 
-    engine.step = step
+    served.close = close_late
+    # No step before the end begins; and not all of a hundred before it is over.
+    hold_steps(engine, 50, lambda: served._ends)
+    hold_steps(engine, 0, server.is_stopped)
 
     async def ask(client, number):
         most = 2 if number < 2 else 100
@@ -38,13 +43,11 @@ def test_texts_that_take_longer_than_the_end_waits_are_told_so(make_server, monk
         return await client.post(f"{server.address}/v1/completions", json=body)
 
     async def ask_all():
-        async with httpx.AsyncClient(timeout=60) as client:
-            asked = []
+        async with httpx.AsyncClient(timeout=PATIENCE) as client:
             for number in range(8):
                 asked.append(asyncio.create_task(ask(client, number)))
                 while engine.num_waiting <= number:
                     await asyncio.sleep(0.001)
-            gate.set()
             ended = await asyncio.to_thread(server.stop)
             return ended, await asyncio.gather(*asked)
 
@@ -71,7 +74,7 @@ def test_a_request_that_is_being_sent_at_the_end_is_answered(make_server, monkey
     monkeypatch.setattr(hermes.serving.run_server, "DRAIN", 3000)
     server = make_server()
     body = b'{"prompt": "the cat", "max_tokens": 2}'
-    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as raw:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as raw:
         ending = threading.Thread(target=server.stop)
         ending.start()
         time.sleep(0.5)  # in which uvicorn would have closed it
@@ -80,7 +83,7 @@ def test_a_request_that_is_being_sent_at_the_end_is_answered(make_server, monkey
             b"Content-Length: %d\r\n\r\n" % len(body) + body
         )
         said = raw.recv(1 << 16)
-    ending.join(20)
+    ending.join(PATIENCE)
     assert said.startswith(b"HTTP/1.1 200 OK")
     assert not ending.is_alive()
 
@@ -88,7 +91,7 @@ def test_a_request_that_is_being_sent_at_the_end_is_answered(make_server, monkey
 def test_a_body_that_does_not_come_is_given_up(make_server):
     server = make_server()
     server.model.limits = Limits(seconds=0.3)
-    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as raw:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as raw:
         raw.sendall(
             b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n{"
         )

@@ -8,6 +8,8 @@ from time import monotonic, sleep
 import httpx
 import pytest
 
+from tests.waiting import PATIENCE
+
 MESSAGES = [{"role": "user", "content": "the cat sat on a mat"}]
 
 
@@ -45,7 +47,7 @@ async def ask_many(address, numbers):
 
 async def wait_until_idle(address):
     """Texts of clients that went away have ended."""
-    async with httpx.AsyncClient(timeout=60) as client:
+    async with httpx.AsyncClient(timeout=PATIENCE) as client:
         while True:
             said = (await client.get(address.removesuffix("v1") + "metrics")).text
             running = re.findall(r"^hermes_(?:running|waiting)_texts (\S+)", said, re.MULTILINE)

@@ -6,13 +6,14 @@ import pytest
 from hermes.api_serving import open_served_model
 from hermes.errors import CheckpointError, StorageError
 from tests.serving.conftest import Served, serve_in_process
+from tests.waiting import PATIENCE
 
 PROMPTS = ("the cat sat on a mat and then", "it ran off to see what else there was")
 
 
 def ask(address, prompt):
     body = {"prompt": prompt, "max_tokens": 6, "temperature": 0}
-    answer = httpx.post(f"{address}/v1/completions", json=body, timeout=60)
+    answer = httpx.post(f"{address}/v1/completions", json=body, timeout=PATIENCE)
     return answer.json()["choices"][0]["text"]
 
 

@@ -8,7 +8,7 @@ import time
 import httpx
 import pytest
 
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE, wait_until
 
 CLIENTS = 200
 MALFORMED = (
@@ -100,9 +100,9 @@ def test_200_clients_lose_nothing_and_leave_nothing(make_server):
         peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     assert peaks[-1] - peaks[0] < 60_000  # kB, between the first crowd and the third
     assert not server.model.served._unfinished
-    metrics = httpx.get(f"{server.address}/metrics", timeout=60).text
+    metrics = httpx.get(f"{server.address}/metrics", timeout=PATIENCE).text
     assert "hermes_running_texts 0.0" in metrics
     assert "hermes_waiting_texts 0.0" in metrics
     began = time.monotonic()
-    assert httpx.get(f"{server.address}/health", timeout=60).json()["status"] == "ok"
+    assert httpx.get(f"{server.address}/health", timeout=PATIENCE).json()["status"] == "ok"
     assert time.monotonic() - began < 5

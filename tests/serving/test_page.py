@@ -229,3 +229,28 @@ def test_it_fits_a_phone_and_the_dark(server, tmp_path):
     assert page.run("document.querySelector('#input').clientHeight") < 120
     page.save_picture(tmp_path / "phone.png")
     page.close()
+
+
+def test_on_a_phone_nothing_is_cut_and_a_touch_beside_the_list_closes_it(server, tmp_path):
+    page = Browser(tmp_path / "phone", 390, 780)
+    page.open(server.address)
+    page.wait("document.body.dataset.ready === 'yes'")
+    for name in ("input", "model"):
+        wide, high, has_wide, has_high = page.run(
+            f"(it => [it.scrollWidth, it.scrollHeight, it.clientWidth, it.clientHeight])"
+            f"(document.getElementById('{name}'))"
+        )
+        assert wide <= has_wide + 1, name
+        assert high <= has_high + 1, name
+    is_open = "document.querySelector('#side').classList.contains('open')"
+    page.run("document.querySelector('#open-side').click()")
+    assert page.run(is_open)
+    page.run("document.querySelector('#messages').click()")
+    assert not page.run(is_open)
+    page.close()
+    assert page.faults == []
+
+
+def test_a_server_that_is_gone_is_said_in_words(page):
+    page.run("window.fetch = () => Promise.reject(new TypeError('Failed to fetch'))")
+    assert say(page, "Hello?") == "The server does not answer; is it still running?"

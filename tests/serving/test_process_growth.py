@@ -8,6 +8,7 @@ import pytest
 
 from tests.memory_growth import needs_proc, read_private_memory
 from tests.serving.conftest import serve_in_process
+from tests.waiting import PATIENCE
 
 WARM = 14_000  # requests, which fill caches; after 4,000 torch's still grew by 1,044 bytes each
 # Bytes of a request: 163 were measured in torch's process, and 3,144 after 4,000 where kernels of
@@ -37,7 +38,7 @@ def make_request(number):
 
 def ask(port, numbers, faults):
     """Ask one after another over one connection."""
-    client = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+    client = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
     for number in numbers:
         path, body, expected = make_request(number)
         client.request("POST", path, json.dumps(body))

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import socket
-import time
 
 import httpx
 import pytest
@@ -11,10 +10,11 @@ import torch
 
 from hermes.errors import HermesError
 from hermes.serving.run_server import bind
-from hermes.serving.served_model import Limits
+from hermes.serving.served_model import MOST_ENCODERS, Limits
 from hermes_torch.row_decoder import RowDecoder
+from tests.inference.support import hold_steps, is_cancelled
 from tests.serving.conftest import serve_in_process
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE, wait_until
 
 # min_tokens: a sampled EOS must not end the text before what is tested has happened
 LONG = {"prompt": "the cat", "max_tokens": 100, "min_tokens": 100, "temperature": 1}
@@ -23,7 +23,7 @@ SHORTER = {**LONG, "max_tokens": 30, "min_tokens": 30}
 
 def post(server, body, path="/v1/completions", **headers):
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return httpx.post(server.address + path, content=data, headers=headers, timeout=60)
+    return httpx.post(server.address + path, content=data, headers=headers, timeout=PATIENCE)
 
 
 @pytest.mark.parametrize(
@@ -71,8 +71,8 @@ def test_a_body_beyond_the_limit_is_refused(make_server):
 
 def test_paths_and_methods_that_are_none_are_refused(server):
     for answer, status in (
-        (httpx.get(f"{server.address}/v2"), 404),
-        (httpx.get(f"{server.address}/v1/completions"), 405),
+        (httpx.get(f"{server.address}/v2", timeout=PATIENCE), 404),
+        (httpx.get(f"{server.address}/v1/completions", timeout=PATIENCE), 405),
     ):
         assert answer.status_code == status
         assert "the API is below /v1" in answer.json()["error"]["message"]
@@ -80,8 +80,16 @@ def test_paths_and_methods_that_are_none_are_refused(server):
 
 def test_another_sites_name_is_refused(server):
     for name, status in (("example.org", 400), ("localhost", 200), ("127.0.0.1:9", 200)):
-        answer = httpx.get(f"{server.address}/v1/models", headers={"Host": name})
+        answer = httpx.get(f"{server.address}/v1/models", headers={"Host": name}, timeout=PATIENCE)
         assert answer.status_code == status
+
+
+@pytest.mark.parametrize("sent", ["Bearer secret", "bearer  secret", "secret"])
+def test_a_key_is_taken_in_any_spelling_of_its_scheme(make_server, sent):
+    server = make_server(api_key="secret")
+    for header, status in ((sent, 200), (f"{sent}s", 401), ("Basic secret", 401)):
+        headers = {"Authorization": header}
+        assert httpx.get(f"{server.address}/v1/models", headers=headers).status_code == status
 
 
 def test_the_api_needs_the_key_and_health_does_not(make_server):
@@ -90,21 +98,17 @@ def test_the_api_needs_the_key_and_health_does_not(make_server):
     for wrong in ("Bearer other", "secret-", "Basic secret"):
         assert post(server, {"prompt": "a"}, Authorization=wrong).status_code == 401
     assert post(server, {"prompt": "a"}, Authorization="Bearer secret").status_code == 200
-    assert httpx.get(f"{server.address}/v1/models").status_code == 401
-    assert httpx.get(f"{server.address}/health").json()["status"] == "ok"
+    assert httpx.get(f"{server.address}/v1/models", timeout=PATIENCE).status_code == 401
+    assert httpx.get(f"{server.address}/health", timeout=PATIENCE).json()["status"] == "ok"
 
 
 def test_a_client_that_goes_away_frees_its_row(make_server):
     server = make_server(rows=1)
     engine = server.model.engine
-    plain, steps = engine.step, []
-
-    def step():
-        steps.append(time.sleep(0.02))
-        return plain()
-
-    engine.step = step
+    plain = engine.step
     for streams in (True, False):
+        engine.step = plain
+        hold_steps(engine, 50, lambda: is_cancelled(engine))  # the whole text takes 100
         body = json.dumps({**LONG, "stream": streams}).encode()
         with socket.create_connection(("127.0.0.1", server.port)) as raw:
             raw.sendall(
@@ -112,63 +116,46 @@ def test_a_client_that_goes_away_frees_its_row(make_server):
                 + str(len(body)).encode() + b"\r\n\r\n" + body
             )  # fmt: skip
             wait_until(lambda: engine.num_running == 1)
-        steps.clear()
         wait_until(lambda: engine.num_running == 0)
-        assert len(steps) < 75  # the whole text takes 100
 
 
 def test_a_full_queue_is_said_with_429(make_server):
-    server = make_server(rows=1, max_queue=1)
-    engine, plain = server.model.engine, server.model.engine.step
+    server, refused = make_server(rows=1, max_queue=1), []
+    hold_steps(server.model.engine, 0, lambda: refused)
 
-    def step():
-        time.sleep(0.02)
-        return plain()
+    async def ask(client):
+        answer = await client.post(f"{server.address}/v1/completions", json=SHORTER)
+        if answer.status_code == 429:
+            refused.append(answer)
+        return answer
 
-    engine.step = step
+    async def ask_all():
+        async with httpx.AsyncClient(timeout=PATIENCE) as client:
+            return await asyncio.gather(*[ask(client) for _ in range(8)])
 
-    async def ask():
-        async with httpx.AsyncClient(timeout=60) as client:
-            return await asyncio.gather(*[
-                client.post(f"{server.address}/v1/completions", json=SHORTER)
-                for _ in range(8)
-            ])  # fmt: skip
-
-    answers = asyncio.run(ask())
+    answers = asyncio.run(ask_all())
     codes = {answer.status_code for answer in answers}
     assert codes == {200, 429}
-    refused = next(answer for answer in answers if answer.status_code == 429)
-    assert refused.headers["retry-after"] == "1"
-    assert refused.json()["error"]["type"] == "rate_limit_error"
+    assert refused[0].headers["retry-after"] == "1"
+    assert refused[0].json()["error"]["type"] == "rate_limit_error"
 
 
 def test_a_text_that_takes_too_long_is_given_up(make_server):
     server = make_server(timeout=0.2)
-    plain = server.model.engine.step
-
-    def step():
-        time.sleep(0.05)
-        return plain()
-
-    server.model.engine.step = step
+    engine = server.model.engine
+    hold_steps(engine, 5, lambda: is_cancelled(engine))
     answer = post(server, LONG)
     assert answer.status_code == 504
     assert answer.json()["error"]["message"].startswith("the text was not done after 0.2 s")
-    wait_until(lambda: server.model.engine.num_running == 0)
+    wait_until(lambda: engine.num_running == 0)
 
 
 def test_the_end_waits_for_answers_under_way(make_server):
     server = make_server()
-    plain = server.model.engine.step
-
-    def step():
-        time.sleep(0.02)
-        return plain()
-
-    server.model.engine.step = step
+    hold_steps(server.model.engine, 5, server.is_stopped)
 
     async def ask():
-        async with httpx.AsyncClient(timeout=60) as client:
+        async with httpx.AsyncClient(timeout=PATIENCE) as client:
             asked = asyncio.create_task(
                 client.post(f"{server.address}/v1/completions", json=SHORTER)
             )
@@ -187,7 +174,7 @@ def test_metrics_count_requests_and_tokens(make_server):
     server = make_server()
     post(server, {"prompt": "the cat", "max_tokens": 7, "temperature": 0})
     post(server, {"prompt": 3})
-    text = httpx.get(f"{server.address}/metrics").text
+    text = httpx.get(f"{server.address}/metrics", timeout=PATIENCE).text
     numbers = dict(line.rsplit(" ", 1) for line in text.splitlines() if line[:1] != "#")
     path = 'path="/v1/completions"'
     assert float(numbers[f'hermes_requests_total{{{path},status="200"}}']) == 1
@@ -245,7 +232,7 @@ def test_the_command_serves_until_a_signal_and_ends_well(checkpoint):
     command = ("hermes", "serve", "--checkpoint", checkpoint, "--backend", "torch")
     with serve_in_process(*command) as (_, address):
         body = {"prompt": "the cat", "max_tokens": 3}
-        assert httpx.post(f"{address}/completions", json=body, timeout=60).status_code == 200
+        assert httpx.post(f"{address}/completions", json=body, timeout=PATIENCE).status_code == 200
 
 
 def test_many_clients_get_what_each_would_get_alone(server):
@@ -259,7 +246,7 @@ def test_many_clients_get_what_each_would_get_alone(server):
         return answer.json()["choices"][0]["text"]
 
     async def ask_all(together):
-        async with httpx.AsyncClient(timeout=120) as client:
+        async with httpx.AsyncClient(timeout=PATIENCE) as client:
             if together:
                 return await asyncio.gather(*[ask(client, n) for n in range(40)])
             return [await ask(client, n) for n in range(40)]
@@ -299,6 +286,39 @@ def test_memory_that_runs_out_is_said_in_the_apis_form_and_the_server_lives(
         "out of memory while decoding (CUDA out of memory. Tried 2 GiB.); ask for fewer tokens"
     )
     assert post(server, {"prompt": "the cat", "max_tokens": 4}).status_code == 200
+
+
+def test_a_request_has_arguments_of_the_template(make_server, tmp_path):
+    template = tmp_path / "styled.jinja"
+    template.write_text(
+        "{% if style is defined %}<|im_start|>system\n{{ style }}<|im_end|>\n{% endif %}"
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    server = make_server(template=template)
+    user, system = ({"role": role, "content": "cat"} for role in ("user", "system"))
+
+    def ask(*messages, **more):
+        body = {"messages": messages, "max_tokens": 3, "temperature": 0, **more}
+        return post(server, body, "/v1/chat/completions")
+
+    plain, said = ask(user).json(), ask(system, user).json()
+    for _ in range(2):
+        styled = ask(user, chat_template_kwargs={"style": "cat"}).json()
+        assert styled["choices"] == said["choices"]
+        assert styled["usage"] == said["usage"] != plain["usage"]
+    assert ask(user, chat_template_kwargs={}).json()["usage"] == plain["usage"]
+    many = [ask(user, chat_template_kwargs={"style": "a" * k}) for k in range(12)]
+    assert {one.status_code for one in many} == {200}
+    assert len(server.model._encoders) == MOST_ENCODERS
+    for wrong, why in [
+        ({"heat": 1}, "reads no argument 'heat'; it reads style"),
+        ([1], "chat_template_kwargs must be an object"),
+    ]:
+        answer = ask(user, chat_template_kwargs=wrong)
+        assert answer.status_code == 400
+        error = answer.json()["error"]
+        assert (why in error["message"], error["param"]) == (True, "chat_template_kwargs")
 
 
 def test_a_template_that_ends_no_turn_is_refused_while_completions_are_served(

@@ -12,6 +12,7 @@ import pytest
 from hermes.errors import StorageError
 from hermes.storage.append_only import AppendOnlyFile
 from hermes.storage.durable import Disk, link_or_copy, write_atomically
+from tests.waiting import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = (ROOT / "hermes", ROOT / "cli" / "hermes_cli")
@@ -145,7 +146,7 @@ def test_a_pipe_is_written_to(tmp_path):
     reader = threading.Thread(target=lambda: found.append(pipe.read_bytes()))
     reader.start()
     write_atomically(pipe, b"text")
-    reader.join(10)
+    reader.join(PATIENCE)
     assert found == [b"text"]
 
 

@@ -9,24 +9,11 @@ import pytest
 from hermes.errors import DataError, HermesError
 from hermes.inference.grammar import read_json_schema
 from hermes.inference.prompts_file import read_prompt_records
-from hermes.storage.plain_json import load_json
 from hermes.storage.reading import read_bounded
 from hermes.tokenizer import Tokenizer
 from hermes.training.samples import read_prompts, read_samples
 
 DEEP = b"[" * 100_000
-
-
-@pytest.mark.parametrize(
-    "text", [DEEP, '{"a":' * 100_000, "[NaN]", "-Infinity", "{", b"\xff", "9" * 5_000]
-)
-def test_what_is_no_json_is_a_value_error(text):
-    with pytest.raises(ValueError, match=r"."):
-        load_json(text)
-
-
-def test_json_is_as_ever():
-    assert load_json(b'{"a": [1, 2.5, null, true, "\\u00e4"]}') == {"a": [1, 2.5, None, True, "ä"]}
 
 
 def test_a_file_is_read_up_to_its_bound_and_a_pipe_too(tmp_path):

@@ -38,12 +38,12 @@ def written(folder, text):
 @pytest.mark.parametrize("name", HOSTILE)
 def test_what_could_do_harm_is_refused_at_once(tmp_path, name):
     text, message = HOSTILE[name]
-    began = time.process_time()
+    began = time.thread_time()
     with pytest.raises(HermesError) as refused:
         read_value_mapping(written(tmp_path, text))
     assert str(refused.value).startswith(str(tmp_path / "a.yaml"))
     assert message in str(refused.value)
-    assert time.process_time() - began < 2
+    assert time.thread_time() - began < 2
 
 
 def test_values_are_what_they_look_like(tmp_path):

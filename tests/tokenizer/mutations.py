@@ -106,7 +106,7 @@ def use(text):
         assert again.fingerprint == tokenizer.fingerprint, "written as another tokenizer"
 
 
-def try_mutations(count, seed, seconds=30):
+def try_mutations(count, seed, seconds=300):
     """Try so many mutations. -> counts of what happened; prints what may not happen"""
     rng = random.Random(seed)
     bases = make_bases()

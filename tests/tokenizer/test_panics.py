@@ -34,7 +34,7 @@ SENTENCE = (
     "too many steps: Onig: Regex search error: retry-limit-in-match over"
 )
 WRITING = """
-import os, subprocess, sys, threading
+import os, subprocess, sys, tempfile, threading
 from hermes.rust_panics import drop_panics
 class PanicException(BaseException): pass
 def panic():
@@ -66,6 +66,11 @@ BLOCKS = {
         "threads = [threading.Thread(target=run) for _ in range(8)]\n"
         "[one.start() for one in threads]; [one.join() for one in threads]",
         "x" * 400,
+    ),
+    "a block for which there was no file": (
+        "tempfile.tempdir = '/proc/none'\nwith drop_panics(): pass\ntempfile.tempdir = None\n"
+        "try:\n  with drop_panics(): panic()\nexcept PanicException: pass",
+        "before\n",
     ),
     "no standard error": ("os.close(2)\nwith drop_panics(): print('done')", ""),
 }

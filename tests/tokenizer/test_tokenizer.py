@@ -207,3 +207,27 @@ def test_half_a_surrogate_pair_is_refused(tokenizer):
         tokenizer.encode("a \ud83d b")
     with pytest.raises(DataError, match=r"^the text has U\+DE00, half of a surrogate pair"):
         train_tokenizer(["abc \ude00"], vocab_size=300)
+
+
+@pytest.mark.parametrize("wrong", [5, None, b"bytes", ["a"]])
+def test_what_is_no_text_is_not_encoded(tokenizer, wrong):
+    with pytest.raises(DataError) as refused:
+        tokenizer.encode(wrong)
+    assert str(refused.value) == f"encode takes a text, encode_batch a list; got {wrong!r}"
+    with pytest.raises(DataError, match=r"encode_batch a list; got 'abc'$"):
+        tokenizer.encode_batch("abc")
+
+
+@pytest.mark.parametrize("wrong", ["abc", "55", 5, [1.5], [None], [[1, 2]], ["7"]])
+def test_what_are_no_ids_are_not_decoded(tokenizer, wrong):
+    """A half was taken for the whole number below it."""
+    with pytest.raises(DataError) as refused:
+        tokenizer.decode(wrong)
+    expected = f"tokens are given by their ids, whole numbers; got {wrong!r}"
+    assert str(refused.value) == expected
+
+
+def test_ids_are_decoded_whatever_array_they_are_in(tokenizer):
+    ids = tokenizer.encode("the cat")
+    for given in (tuple(ids), iter(ids), np.array(ids, np.uint16), [float(one) for one in ids]):
+        assert tokenizer.decode(given) == "the cat"

@@ -3,6 +3,7 @@
 import threading
 
 from hermes.tracking.tracker import TrackedRun
+from tests.waiting import PATIENCE
 
 
 class Remembering:
@@ -44,7 +45,7 @@ class Hanging(Remembering):
     over = threading.Event()
 
     def log(self, step, values):
-        self.over.wait(60)
+        self.over.wait(10 * PATIENCE)
 
 
 def keep(kind, made):

@@ -7,8 +7,8 @@ from hermes.errors import HermesError, NonFinite
 from hermes.training.loss_guard import LossGuard
 from hermes.training.metrics_file import read_metrics
 from hermes.training.nonfinite import NonFinitePolicy
+from tests.training.loop_world import World
 from tests.training.support import tensors, write_model_that_overflows
-from tests.training.test_loop import World
 
 OPTIONS = {"seq_len": 16, "batch_size": 4, "max_steps": 12, "save_every": 5, "seed": 5}
 

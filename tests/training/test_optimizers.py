@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 
+from hermes.api_chat import chat
 from hermes.api_evaluation import evaluate
-from hermes.api_generation import chat, generate
+from hermes.api_generation import generate
 from hermes.api_models import convert
 from hermes.api_serving import open_served_model
 from hermes.checkpoint import open_checkpoint
 from hermes.errors import CheckpointError, HermesError
-from hermes.inference.engine import run_requests
+from hermes.inference.batch_generation import run_requests
 from hermes.model_loading import load
 from hermes.optimizer_recipe import OptimizerRecipe
 from hermes.training.metrics_file import read_metrics

@@ -12,6 +12,7 @@ from hermes.training import progress_bar
 from hermes.training.events import Evaluation, Saved, Stopped, Update
 from hermes.training.progress_bar import open_progress
 from hermes.training.smoothed_loss import SmoothedLoss
+from tests.cli.support import read_terminal
 
 
 def test_lines_are_few_and_say_what_happened(capsys, monkeypatch):
@@ -65,7 +66,7 @@ def test_a_bar_shows_loss_rate_and_time_on_a_terminal():
     environment = os.environ | {"TERM": "xterm", "COLUMNS": "140"}
     subprocess.run([sys.executable, "-c", code], stderr=child, check=True, env=environment)
     os.close(child)
-    text = os.read(parent, 1 << 16).decode()
+    text = read_terminal(parent)
     assert "4/10" in text
     assert "loss 3.2100, smoothed 3.2100" in text
     assert "lr 0.001, norm 1, 1,234 tokens/s" in text

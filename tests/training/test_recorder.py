@@ -323,6 +323,29 @@ def test_each_file_that_a_run_reads_is_watched(tmp_path):
             files.warn_changed()
 
 
+def test_files_that_are_given_twice_or_are_validation_text_too_are_said(tmp_path):
+    """By what they are: by other names, in a folder, and as parts of a mixture."""
+    for name in ("a.txt", "b.txt", "c.txt"):
+        (tmp_path / name).write_text("words")
+    (tmp_path / "link.txt").symlink_to("a.txt")
+    a, b, c = (str(tmp_path / f"{name}.txt") for name in "abc")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        DataFiles((a, b), (c,)).warn_repeated()
+        DataFiles((f"x={a}:1", f"{b}:2", "hf://datasets/a/b:1"), ("-",)).warn_repeated()
+    shared = "is trained on and validation text at once, so the validation loss says little"
+    twice = "given more than once, and trained on as often"
+    for data, held_out, words in (
+        ((a, b), (str(tmp_path / "link.txt"),), rf"{a} {shared}"),
+        ((f"x={b}:1", f"y={c}:1"), (str(tmp_path),), rf"{b} and 1 more file are trained on"),
+        ((a, a), (), rf"{a} is {twice}"),
+        ((f"x={a}:1", f"y={tmp_path}:1"), (), rf"{a} and 1 more file are {twice}"),
+    ):
+        with pytest.warns(UserWarning, match=f"^{words}") as found:
+            DataFiles(data, held_out).warn_repeated()
+        assert len(found) == 1, words
+
+
 def test_nothing_of_a_run_depends_on_the_clock(go, tmp_path, monkeypatch):
     """The wall clock may be set back: what a run does is told by steps and a monotonic clock."""
     go("plain", max_steps=4, save_every=1, keep_last=2)

@@ -19,8 +19,8 @@ from hermes.training.nonfinite import NonFinitePolicy
 from hermes.training.rollback import LIMIT
 from hermes.training.samples import read_samples
 from hermes.training.spikes import SpikePolicy
+from tests.training.loop_world import World
 from tests.training.support import tensors, write_model_that_overflows
-from tests.training.test_loop import World
 
 OPTIONS = {"seq_len": 16, "batch_size": 4, "max_steps": 12, "save_every": 3, "seed": 5,
            "schedule": "cosine", "warmup_steps": 2, "lr": 3e-3, "sample_every": 2,

@@ -60,7 +60,7 @@ def test_the_rate_of_each_step(fields, wanted):
         ({"warmup_steps": 3, "warmup_ratio": 0.1},
          "warmup_steps and warmup_ratio are both given; keep one"),
         ({"decay_shape": "square", "schedule": "wsd"},
-         "decay_shape must be linear, 1-sqrt, got 'square'"),
+         "decay_shape must be one of linear, 1-sqrt, got 'square'"),
     ],
     ids=str,
 )  # fmt: skip

@@ -26,12 +26,13 @@ def make_batch(size):
 
 
 def test_what_was_counted_is_read_once():
-    meter = StepMeter(utilization=0.001, read_peak=lambda: 7)
+    """Of rows of half the length a position is half as much work here, and counts so."""
+    meter = StepMeter(utilization=lambda length: 0.001 * length / 16, read_peak=lambda: 7)
     meter.count_batch(make_batch(16))
     meter.count_batch(make_batch(8))
     meter.add_save(0.25)
     meter.add_save(0.5)
-    assert meter.read(seconds=2.0) == StepCost(mfu=0.096, peak_memory=7, save_seconds=0.75)
+    assert meter.read(seconds=2.0) == StepCost(mfu=0.08, peak_memory=7, save_seconds=0.75)
     assert meter.read(seconds=2.0) == StepCost(mfu=0.0, peak_memory=7)
     assert StepMeter().read(seconds=1.0) == StepCost()
 
@@ -48,7 +49,7 @@ def test_rates_are_of_devices_and_precisions_that_are_known():
         assert in_order == sorted(in_order, reverse=True)
 
 
-def test_arithmetic_is_counted_at_the_runs_length():
+def test_arithmetic_is_counted_at_the_length_of_rows():
     spec = mal.loads(SPEC)
     assert count_flops(spec, training=True, length=spec.max_seq_len) == count_flops(
         spec, training=True

@@ -40,10 +40,11 @@ def test_both_runs_are_drawn(page):
 
 def test_each_measure_has_its_chart(page):
     titles = re.findall(r"<figcaption><span>([^<]*)</span>", page)
-    assert titles[:5] == [
+    assert titles[:6] == [
         "Loss (nats per token, or per pair)", "Validation, bits per byte", "Learning rate",
-        "Gradient norm before clipping", "Tokens per second",
+        "Gradient norm before clipping", "Tokens per second", "Peak memory (bytes)",
     ]  # fmt: skip
+    assert all(title[0].isupper() for title in titles)
     assert page.count("<canvas") == len(titles)
 
 

@@ -20,6 +20,7 @@ from hermes.watching import run_view
 from hermes.watching.run_view import RunView
 from hermes.watching.server import WatchServer
 from tests.training.support import Runs, corpus_in
+from tests.waiting import PATIENCE
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ def serve():
 
 def read(url, **headers):
     request = urllib.request.Request(url, headers=headers)
-    with urllib.request.urlopen(request, timeout=20) as answer:
+    with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
         return answer.read(), answer.headers
 
 
@@ -215,7 +216,7 @@ def test_the_command_serves_the_page_until_it_is_interrupted(folder):
         url = re.match(r"the page is at (http://\S+); Ctrl-C ends it", said)[1]
         assert b"<html" in read(url)[0]
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=60) == 130
+        assert process.wait(timeout=PATIENCE) == 130
         assert "Traceback" not in process.stderr.read()
     finally:
         process.kill()

@@ -15,7 +15,7 @@ from hermes.errors import HermesError, suggest_nearest
 from hermes.formatting import format_count
 from hermes_cli.display.line_input import read_line, read_whole_input
 from hermes_cli.display.model_menu import choose_model
-from hermes_cli.display.text_stream import stream_text
+from hermes_cli.display.text_stream import make_visible, stream_text
 from hermes_cli.launch.signals import FIRST_STEP_GRACE, Signals
 from hermes_cli.options.declarations import declare_command
 
@@ -34,11 +34,13 @@ HELP = f"""\
 /set KEY=VALUE  change one or more: temperature, top_k, top_p, min_p, max_tokens, seed, and the
                 other numbers of sampling, such as repetition_penalty
 {QUOTES}             begin a message of several lines, which the next {QUOTES} ends; a line that
-                ends in a backslash goes on in the next, too
+                ends in a backslash goes on in the next, too; between {QUOTES} a message may
+                begin with a slash
 /quit           end (as Ctrl-D does; Ctrl-C ends an answer)"""
 COMMANDS = (
     *("/retry", "/undo", "/reset", "/system", "/save", "/save!", "/load", "/set", "/help", "/quit"),
 )
+ALONE = frozenset({"/retry", "/undo", "/reset", "/help", "/quit"})  # that nothing follows
 SAMPLING: dict[str, type] = {"temperature": float, "top_k": int, "top_p": float, "min_p": float}
 OTHERS: dict[str, type] = {  # shown where they are not what they usually are
     **dict.fromkeys(("typical_p", "repetition_penalty", "presence_penalty"), float),
@@ -113,7 +115,7 @@ def _converse(talk: "ChatSession", signals: Signals) -> None:
     while True:
         try:
             with signals.raise_at_once():
-                line = _read_message()
+                line, is_quoted = _read_message()
         except EOFError:
             click.echo(err=True)
             return
@@ -126,12 +128,13 @@ def _converse(talk: "ChatSession", signals: Signals) -> None:
             click.echo(f"Error: {error}", err=True)
             continue
         signals.forget_ctrl_c()
-        if line == "/quit":
+        command = "" if is_quoted or not line.startswith("/") else line
+        if command == "/quit":
             return
         try:
-            if line == "/retry":
+            if command == "/retry":
                 _answer(talk, talk.retry(), signals, timed=True)
-            elif line.startswith("/"):
+            elif command:
                 click.echo(run_command(talk, line), err=True)
             elif line:
                 _answer(talk, talk.say(line), signals, timed=True)
@@ -143,17 +146,20 @@ def _converse(talk: "ChatSession", signals: Signals) -> None:
             click.echo(f"Error: {error}", err=True)
 
 
-def _read_message() -> str:
-    """Read a message: a line, or several between quotes or before a backslash."""
+def _read_message() -> tuple[str, bool]:
+    """Read a message: a line, or several between quotes or before a backslash.
+
+    -> the message, and whether it was quoted: then it is no command, whatever it begins with.
+    """
     line = read_line(">>> ").strip()
     if line.startswith(QUOTES):
         lines = [line.removeprefix(QUOTES)]
         while not lines[-1].endswith(QUOTES):
             lines.append(read_line("... "))
-        return "\n".join(lines).removesuffix(QUOTES).strip()
+        return "\n".join(lines).removesuffix(QUOTES).strip(), True
     while line.endswith("\\"):
         line = line.removesuffix("\\") + "\n" + read_line("... ").rstrip()
-    return line
+    return line, False
 
 
 def _answer(
@@ -180,6 +186,8 @@ def run_command(talk: "ChatSession", line: str) -> str:
     """Do what a line that begins with '/' says; what to show. Raises HermesError."""
     name, _, rest = line.partition(" ")
     rest = rest.strip()
+    if rest and name in ALONE:
+        raise HermesError(f"{name} takes nothing behind it, got {rest[:60]!r}")
     match name:
         case "/help":
             return HELP
@@ -189,7 +197,7 @@ def run_command(talk: "ChatSession", line: str) -> str:
             talk.reset()
             return "the conversation is forgotten"
         case "/system" if not rest:
-            return talk.system or "there is no system prompt"
+            return make_visible(talk.system) or "there is no system prompt"
         case "/system":
             talk.reset()
             talk.system = rest
@@ -220,9 +228,12 @@ def run_command(talk: "ChatSession", line: str) -> str:
 def _set(talk: "ChatSession", text: str) -> str:
     from dataclasses import replace
 
+    from hermes.numerics.randomness import check_seed
+
     given = dict(_parse_setting(part) for part in re.sub(r"\s*=\s*", "=", text).split())
     if given.get("max_tokens", 1) < 1:
         raise HermesError(f"max_tokens must be at least 1, got {given['max_tokens']}")
+    check_seed(given.get("seed", 0))
     sampling = {key: value for key, value in given.items() if key not in OWN}
     talk.sampling = replace(talk.sampling, **sampling)
     for key in OWN.keys() & given.keys():

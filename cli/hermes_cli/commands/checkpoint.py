@@ -38,6 +38,13 @@ def _describe(checkpoint: "Checkpoint") -> dict[str, Any]:
     return facts
 
 
+def _describe_no_folder(path: Path) -> str:
+    """The sentence about what is not the folder of a checkpoint or run."""
+    if path.exists():
+        return f"{path} is a file; give the folder of a checkpoint or run"
+    return f"{path}: no such file or folder; check the name"
+
+
 @click.group(cls=SectionedGroup, no_args_is_help=True)
 def checkpoint() -> None:
     """List, show or verify checkpoints."""
@@ -54,6 +61,8 @@ def list_(run: Path, as_json: bool) -> None:
     from hermes.errors import CheckpointError
 
     run = fetch_model(run)
+    if not run.is_dir():
+        raise CheckpointError(_describe_no_folder(run))
     rows: list[dict[str, Any]] = [
         {"path": str(found.path), "problem": found.reason, "damaged": found.damaged}
         if isinstance(found, SkippedCheckpoint)
@@ -66,8 +75,7 @@ def list_(run: Path, as_json: bool) -> None:
         _require_all(run, bad, rows)
         return
     if not rows:
-        what = "has no checkpoint" if run.is_dir() else "is no folder"
-        raise CheckpointError(f"{run} {what}")
+        raise CheckpointError(f"{run} has no checkpoint")
     click.echo(f"{'step':>10}  {'tokens':>14}  {'size':>9}  {'written by':<12}  metrics")
     for row in rows:
         if "problem" in row:
@@ -190,8 +198,7 @@ def verify(path: Path) -> None:
 
     path = fetch_model(path)
     if not path.is_dir():
-        why = "is a file; give the folder of a checkpoint or run" if path.exists() else ""
-        raise CheckpointError(f"{path} {why}" if why else f"there is no checkpoint {path}")
+        raise CheckpointError(_describe_no_folder(path))
     bad = 0
     found = list(open_checkpoints(path))[::-1] if list_steps(path) else [open_checkpoint(path)]
     for one in found:

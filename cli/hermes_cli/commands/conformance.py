@@ -272,12 +272,12 @@ def bisect(backend: str, against: str, name: str, dtype: str, device: str | None
     from hermes_conformance.suite.selection import load_backends, make_selection
 
     selection = make_selection(("L1",), dtypes=(dtype,))
-    backends = load_backends(backend, against, device)
-    require_float32(backends)
     cases = [case for level in selection.list_levels() for case in level.make_cases(True)]
     case = next((case for case in cases if case.name == name), None)
     if case is None:
         raise HermesError(f"no case {name!r} in L1; see hermes conformance list --level L1 --cases")
+    backends = load_backends(backend, against, device)
+    require_float32(backends)
     bounds, difference = first_difference.describe_bounds(backends, case, dtype), None
     for computation in first_difference.list_computations(backends, case):
         difference = first_difference.compare_forward(

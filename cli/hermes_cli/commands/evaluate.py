@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hermes.formatting import format_columns
 from hermes_cli.options.declarations import declare_command
 
 if TYPE_CHECKING:
@@ -134,7 +135,5 @@ def _print_tasks(found: "EvalResult") -> None:
 
 def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
     """Print rows of numbers, each with a name at its end."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for *numbers, name in rows:
-        shown = [text.rjust(width) for text, width in zip(numbers, widths, strict=False)]
-        click.echo("  ".join([*shown, name]).rstrip())
+    for line in format_columns(rows, right=range(len(rows[0]) - 1)):
+        click.echo(line)

@@ -11,7 +11,7 @@ import click
 from hermes.formatting import format_count
 from hermes_cli.display.count_bar import show_count
 from hermes_cli.display.line_input import read_whole_input
-from hermes_cli.display.text_stream import stream_text
+from hermes_cli.display.text_stream import stream_text, write_text
 from hermes_cli.options.declarations import declare_command
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ def generate(
     """
     from hermes.api_generation import check_batch_invariance, choose_schema
     from hermes.errors import HermesError
+    from hermes.inference.call_checks import check_generation
     from hermes.model_loading import load
 
     if options["num_samples"] < 1:
@@ -50,6 +51,7 @@ def generate(
     if options["output"] is not None and options["prompts"] is None:
         raise HermesError("--output is the file for the texts of --prompts; give those, too")
     check_batch_invariance(options)
+    check_generation(options)
     if options["prompt"] == "-":
         options["prompt"] = read_whole_input()
     options["json_schema"] = choose_schema(options["json_schema"])
@@ -117,7 +119,7 @@ def _search(model: "Model", options: dict[str, Any], as_json: bool) -> None:
             continue
         if index:
             click.echo("---")
-        click.echo(text.text)
+        write_text(f"{text.text}\n")
 
 
 def _generate_from_file(model: "Model", options: dict[str, Any], check: Any) -> None:

@@ -18,6 +18,8 @@ from hermes_cli.options.model_paths import locate_model
 
 __all__ = ["mal"]
 
+MOST_MISTAKES = 20  # that are shown of a file, which may be none of MAL at all
+
 
 @click.group(cls=SectionedGroup, no_args_is_help=True)
 def mal() -> None:
@@ -49,7 +51,8 @@ def _read(name: str) -> ModelSpec:
 def check(files: tuple[str, ...]) -> None:
     """Check architecture files.
 
-    Prints one line per model, or every mistake with its position. Exits with 1 if there are any.
+    Prints one line per model, or the mistakes with their positions, of each file the first 20.
+    Exits with 1 if there are any.
     """
     from hermes.numerics.params import count_parameters
 
@@ -61,8 +64,10 @@ def check(files: tuple[str, ...]) -> None:
             models = [file.get_model(wanted)] if wanted else list(file.models.values())
         except HermesError as error:
             failed = True
-            for text in map(str, mistakes) if mistakes else [str(error)]:
+            for text in map(str, mistakes[:MOST_MISTAKES]) if mistakes else [str(error)]:
                 click.echo(f"Error: {text}", err=True)
+            if more := len(mistakes[MOST_MISTAKES:]):
+                click.echo(f"Error: {name}: {format_count(more, 'more mistakes')}", err=True)
             continue
         for spec in models:
             label = f"{file.source.file}:{spec.name}" if len(models) > 1 else file.source.file

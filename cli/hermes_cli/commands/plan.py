@@ -6,11 +6,12 @@ from typing import Any
 import click
 
 from hermes import mal
+from hermes.errors import HermesError
 from hermes.interop.architecture import read_architecture
 from hermes.options import get_options
 from hermes.options.training_commands import TRAINING_COMMANDS
 from hermes_cli.display.printing import print_json, print_lines
-from hermes_cli.options.config_file import OptionFile, merge_values
+from hermes_cli.options.config_file import COMMAND_LINE, OptionFile, merge_values
 from hermes_cli.options.declarations import declare_command
 from hermes_cli.options.resolve import parse_edit, read_config
 
@@ -28,7 +29,11 @@ def plan(context: click.Context, /, **_: Any) -> None:
 
     config = context.params["config"]
     files = [] if config is None else [_keep_own(read_config(Path(config)))]
-    values, _ = merge_values(context, files)
+    values, sources = merge_values(context, files)
+    if found := context.params["found"]:
+        if sources["model"] == COMMAND_LINE:
+            raise HermesError("give one model, not two: MODEL or --model")
+        values["model"] = found
     edits = dict(parse_edit(edit) for edit in values.pop("set"))
     changes = {key[6:]: value for key, value in edits.items() if key.startswith("model.")}
     spec = read_architecture(values.pop("model"))
@@ -36,11 +41,11 @@ def plan(context: click.Context, /, **_: Any) -> None:
         spec = mal.edit_all(spec, changes)
     as_json = values.pop("json")
     values.pop("config")
-    found = hermes.plan(spec, **values)
+    planned = hermes.plan(spec, **values)
     if as_json:
-        print_json(found.to_dict())
+        print_json(planned.to_dict())
     else:
-        print_lines(repr(found).splitlines())
+        print_lines(repr(planned).splitlines())
 
 
 def _keep_own(file: OptionFile) -> OptionFile:

@@ -30,9 +30,9 @@ model quickstart {
   max_seq_len: 256
   hidden_size: 128
   num_layers: 4
-  block: {
-    attention: { num_heads: 4  num_kv_heads: 2  position_encoding: rope { theta: 10000 } }
-    ffn: { hidden_dim: 352  activation: swiglu }
+  block {
+    attention { num_heads: 4  num_kv_heads: 2  position_encoding: rope { theta: 10000 } }
+    ffn { hidden_dim: 352  activation: swiglu }
     norm: rmsnorm { eps: 1e-5 }
   }
   embeddings { tie_weights: true }
@@ -60,8 +60,10 @@ def quickstart(output: Path) -> None:
     from hermes import mal
     from hermes.api_tokenizer import train_tokenizer
 
+    _check_output(output)
     first, second = _choose_backends()
-    _clear(output)
+    if output.exists():
+        delete_folder(output, Disk())
     text = _write_text(output)
     _say(f"text: Python's reference manual, {text.stat().st_size:,} bytes")
     tokenizer = train_tokenizer(text, vocab_size=VOCABULARY)
@@ -100,8 +102,8 @@ def _choose_backends() -> tuple[str, str]:
         return first, first
 
 
-def _clear(output: Path) -> None:
-    """Delete what an earlier quickstart left. Raises HermesError if there is anything else."""
+def _check_output(output: Path) -> None:
+    """Refuse a folder with anything but what an earlier quickstart left. Raises HermesError."""
     if not output.exists():
         return
     if not output.is_dir():
@@ -114,7 +116,6 @@ def _clear(output: Path) -> None:
                 f"output {str(output)!r} has {entry.name!r} in it, which no earlier "
                 "quickstart wrote; choose another with --output"
             )
-    delete_folder(output, Disk())
 
 
 def _write_text(output: Path) -> Path:

@@ -7,7 +7,27 @@ from contextlib import contextmanager
 
 import click
 
-__all__ = ["stream_text"]
+__all__ = ["make_visible", "stream_text", "write_text"]
+
+# A terminal would obey them: a little-trained model writes bytes of all kinds, and any text may
+# have been made to.
+VISIBLE = (
+    {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\n\t"}  # their pictures
+    | {0x7F: 0x2421, ord("\r"): None}
+    | dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
+)
+
+
+def make_visible(text: str) -> str:
+    """A text without control characters but line breaks and tabs."""
+    return text.translate(VISIBLE)
+
+
+def write_text(text: str) -> None:
+    """Write what a model says to standard output, in a terminal without control characters."""
+    shown = make_visible(text) if sys.stdout.isatty() else text
+    click.echo(shown, nl=False, color=True)  # or what is piped on loses what looks like colours
+    sys.stdout.flush()
 
 
 @contextmanager
@@ -19,8 +39,7 @@ def stream_text(check: Callable[[], None] = lambda: None) -> Iterator[Callable[[
 
     def show(piece: str) -> None:
         check()
-        click.echo(piece, nl=False)
-        sys.stdout.flush()
+        write_text(piece)
 
     with warnings.catch_warnings(record=True) as held:
         warnings.simplefilter("always")

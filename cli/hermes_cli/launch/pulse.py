@@ -2,10 +2,12 @@
 
 import json
 import threading
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
 from hermes.distributed.signs_of_work import FIRST_BEAT, Beat, SignsOfWork, count_beats
+from hermes.storage.plain_json import load_json
 
 __all__ = ["Pulse", "get_pulse_path", "read_beat"]
 
@@ -18,7 +20,7 @@ def get_pulse_path(folder: str, attempt: int, rank: int) -> Path:
 def read_beat(path: Path) -> Beat | None:
     """What a worker said last; None where it does not have to, or not yet."""
     try:
-        return Beat(**json.loads(path.read_text(encoding="utf-8")))
+        return Beat(**load_json(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
 
@@ -52,5 +54,8 @@ class Pulse:
         try:
             beside.write_text(json.dumps(asdict(beat)), encoding="utf-8")
             beside.replace(self._path)
-        except OSError:  # the launcher is gone, and its folder with it
+        except FileNotFoundError:  # the launcher is gone, and its folder with it
             self._ended.set()
+        except OSError:  # a full disk: no sign, rather than the last one for ever
+            with suppress(OSError):
+                self._path.unlink(missing_ok=True)

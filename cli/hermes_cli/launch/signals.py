@@ -57,8 +57,9 @@ class Signals:
     on_overdue: called in a thread where a first signal's grace is over, before the process ends
     itself, and given what says a line. It does not end where there is no grace any more; a second
     signal does not wait.
-    on_pending: called every half second while a signal is there and the process is, too. on_join:
-    called once the other ranks are found. on_first_step: called once the first step is done.
+    on_pending: called every half second while a signal is there and the process is, too, and more
+    often while it only waits for its threads to end. on_join: called once the other ranks are
+    found. on_first_step: called once the first step is done.
 
     Outside the block nothing comes, unless `finish` was called in it: then the program ends, and a
     signal while Python ends ends it with that code, and not with a traceback. SIGHUP stays ignored
@@ -121,6 +122,8 @@ class Signals:
         """All is done, with that exit code: a signal from here on ends the process with it."""
         self.claim_last_words()
         self._code, self._finished = code, True
+        if self.has_come():
+            self.on_pending()
 
     def __enter__(self) -> "Signals":
         self._reader, self._writer = os.pipe()
@@ -179,9 +182,10 @@ class Signals:
                 self._take(number)
 
     def _call_pending(self) -> None:
-        if self._finished or not self.has_come():
+        if not self.has_come():
             return
-        if time.monotonic() >= self._called_at + PENDING:
+        # Python waits at its end for threads that torch has given several compilers each.
+        if time.monotonic() >= self._called_at + (POLL if self._finished else PENDING):
             self.on_pending()
             self._called_at = time.monotonic()
 

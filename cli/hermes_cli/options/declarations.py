@@ -7,14 +7,14 @@ from types import TracebackType
 from typing import Any
 
 import click
-from click.shell_completion import CompletionItem
 
-from hermes import mal
 from hermes.arguments import SHORT_NAMES
 from hermes.errors import HermesError, SpecError
 from hermes.options import COMMANDS, GROUPS, Argument, Option, get_options
 from hermes.options.option import GROUP_OF_REST
+from hermes.storage.addresses import expand_home
 from hermes_cli.display.help_sections import NO_BREAK, Row, strip_period, write_sections
+from hermes_cli.options.completion import complete_argument, complete_option
 from hermes_cli.options.error_names import name_options
 
 __all__ = ["TableArgument", "TableCommand", "TableOption", "declare_command"]
@@ -29,6 +29,27 @@ class NamedChoice(click.Choice[str]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """The choice; raises click's BadParameter."""
         return super().convert(SHORT_NAMES.get(value, value), param, ctx)
+
+
+class FileName(click.ParamType[str]):
+    """A name of a file or folder, perhaps with ~ for the user's folder, or of something else."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The name, with the user's folder in place of ~."""
+        return expand_home(str(value))
+
+
+class FilePath(click.Path):
+    """A path, perhaps with ~ for the user's folder."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path, with the user's folder in place of ~."""
+        return super().convert(expand_home(str(value)), param, ctx)
 
 
 class TableOption(click.Option):
@@ -52,20 +73,9 @@ class TableOption(click.Option):
             required=entry.required,
             metavar=None if entry.is_flag else metavar,
             show_default=False,  # get_help_record shows it
-            shell_complete=self._complete,
+            shell_complete=lambda context, option, begun: complete_option(entry, begun),
             **settings,
         )
-
-    def _complete(
-        self, context: click.Context, parameter: click.Parameter, begun: str
-    ) -> list[CompletionItem]:
-        """What the shell may complete a value to: a choice, a bundled model, or a file."""
-        choices = list(self.entry.choices)
-        if self.entry.name == "model":
-            choices += mal.list_bundled()
-        found = [CompletionItem(one) for one in choices if one.startswith(begun)]
-        is_file = self.entry.is_path or self.entry.type is Path or self.entry.metavar == "FILE"
-        return found or ([CompletionItem(begun, type="file")] if is_file else [])
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
         """The flags, and the help with its default."""
@@ -90,16 +100,8 @@ class TableArgument(click.Argument):
             type=click.Path(path_type=Path) if entry.type is Path else entry.type,
             nargs=-1 if entry.repeated else 1,
             required=entry.required,
-            shell_complete=_complete_model if entry.is_model else None,
+            shell_complete=lambda context, argument, begun: complete_argument(entry, begun),
         )
-
-
-def _complete_model(
-    context: click.Context, parameter: click.Parameter, begun: str
-) -> list[CompletionItem]:
-    """What the shell may complete a model to: a bundled one by its name, or a file."""
-    found = [CompletionItem(one) for one in mal.list_bundled() if one.startswith(begun)]
-    return found or [CompletionItem(begun, type="file")]
 
 
 class TableContext(click.Context):
@@ -203,7 +205,14 @@ def declare_command(
 def _get_click_type(entry: Option) -> Any:
     if entry.closed_choices:
         return NamedChoice(entry.choices)
-    return click.Path(path_type=Path) if entry.type is Path else entry.type
+    if entry.type is Path:
+        return FilePath()
+    return FileName() if _is_file(entry) and not entry.is_flag else entry.type
+
+
+def _is_file(entry: Option) -> bool:
+    """Whether an option's value may be the name of a file or folder."""
+    return entry.is_path or entry.type is Path or entry.metavar in ("FILE", "DIR")
 
 
 def _describe_default(entry: Option) -> str:

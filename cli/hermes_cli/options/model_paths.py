@@ -8,14 +8,14 @@ import click
 __all__ = ["fetch_model", "locate_model", "print_notes"]
 
 
-def fetch_model(place: str | Path) -> Path:
+def fetch_model(model: str | Path) -> Path:
     """The local path of a model, downloaded first if it is on the Hub; prints notes to stderr."""
-    path = Path(place)
+    path = Path(model)
     if path.exists() or (len(path.parts) == 1 and not path.suffix):
         return path  # neither on the Hub nor after an epoch, which takes a while to find out
     from hermes.interop.hub import resolve_hub_path
 
-    found, notes = resolve_hub_path(place)
+    found, notes = resolve_hub_path(model)
     print_notes(notes)
     return found
 

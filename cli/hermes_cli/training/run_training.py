@@ -100,8 +100,8 @@ def train_run(context: click.Context, /, **_: Any) -> None:
         finish.change(options["on_finish"] if trains else "", options["output"], tell)
         output = Path(options["output"])
         push = read_push(options["push_to_hub"], options["push_every_save"])
-        _check(options, command, output)
         function: Callable[..., TrainResult] = getattr(hermes, command)
+        _check(options, command, function)
         if start_workers(context, options, signals, STOPPING):
             return
         backend = find_launched_backend(options["backend"], os.environ)
@@ -133,7 +133,10 @@ def train_run(context: click.Context, /, **_: Any) -> None:
             with ExitStack() as stack:
                 # A refusal of one rank must reach the others, which wait for it.
                 arguments = all_or_none(
-                    process_group, lambda: _read_arguments(options, command, function, stack)
+                    process_group,
+                    lambda: _read_arguments(
+                        options, command, function, _collect_files(options, stack)
+                    ),
                 )
                 result = function(**arguments, host=host, progress=leads)
             if not options["dry_run"]:
@@ -165,26 +168,30 @@ def _let_finish(signals: Signals) -> None:
         signals.grace = None
 
 
-def _check(options: ResolvedOptions, command: str, output: Path) -> None:
-    """Refuse what needs no model and no data to be refused. Raises HermesError."""
-    from hermes.training.run import check_output
+def _check(options: ResolvedOptions, command: str, function: "Callable[..., TrainResult]") -> None:
+    """Refuse what needs no backend and no data to be refused. Raises HermesError.
 
-    if read_rank_info(os.environ) is None:
-        check_output(output, resume=options["resume"])
+    A process that a launcher started looks at its own arguments once it can tell the other ranks.
+    """
+    from hermes.api_runs import check_arguments
+
     edits = [key for key in options.edits if key.startswith("model.")]
     if command != "train" and edits and not options.is_resumed:
         raise HermesError(f"--set {edits[0]}: the architecture is the checkpoint's; leave it out")
-    collect_recipe_fields(options)
+    recipe_edits = collect_recipe_fields(options)
     if "-" in (options["data"] or ("-",)) and sys.stdin.isatty():
         what = "text" if command == "train" else "records"
         raise HermesError(f"no data: give --data F, or {what} on standard input")
+    if read_rank_info(os.environ) is None:
+        arguments = _read_arguments(options, command, function, _list_data(options))
+        check_arguments(function, arguments, recipe_edits)
 
 
 def _read_arguments(
     options: ResolvedOptions,
     command: str,
     function: "Callable[..., TrainResult]",
-    stack: ExitStack,
+    data: tuple[str, ...],
 ) -> dict[str, Any]:
     """The arguments of the library's function; what it is not given is a resumed run's own."""
     known = inspect.signature(function).parameters
@@ -202,7 +209,7 @@ def _read_arguments(
         given["config"] = options.model_config or _find_named_model(options)
     for name in ("push_to_hub", "push_every_save"):  # this command's own uploads do it
         given.pop(name, None)
-    return given | {"data": _collect_files(options, stack)}
+    return given | {"data": data}
 
 
 def _is_tuning(options: ResolvedOptions, typed: str | None) -> bool:
@@ -253,9 +260,13 @@ def _read_model(options: ResolvedOptions) -> dict[str, Any]:
     return {"model": mal.edit_all(spec, edits) if edits else spec}
 
 
+def _list_data(options: ResolvedOptions) -> tuple[str, ...]:
+    return tuple(options["data"]) or ("-",)
+
+
 def _collect_files(options: ResolvedOptions, stack: ExitStack) -> tuple[str, ...]:
     """The files to read; standard input is kept in a file where it has to be read twice."""
-    data = tuple(options["data"]) or ("-",)
+    data = _list_data(options)
     if "-" not in data or not options.values.get("train_tokenizer"):
         return data
     from hermes.data import spool

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from functools import cache
 
-from hermes.inference.decoding import PREFILL_CHUNK
+from hermes.interface import PREFILL_CHUNK
 from hermes.numerics.row_layout import ROW_TILE
 from hermes.spec import Alibi, AttentionSpec, BlockSpec, FfnSpec, ModelSpec, Rope
 from hermes_conformance.cases.case import Case

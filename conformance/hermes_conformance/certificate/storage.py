@@ -8,6 +8,7 @@ from hermes.checkpoint import Checkpoint, locate
 from hermes.errors import HermesError
 from hermes.interface import Backend
 from hermes.storage.durable import write_atomically
+from hermes.storage.plain_json import load_json
 from hermes.storage.reading import hash_file
 from hermes_conformance.certificate.issue import seal
 
@@ -23,10 +24,10 @@ def read_certificate(path: Path) -> dict[str, Any]:
                 f"{path.parent} has no certificate; hermes conformance run --checkpoint makes one"
             )
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = load_json(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
         why = f"not UTF-8 at byte {error.start}"
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         why = f"not JSON ({error})"
     else:
         if isinstance(value, dict) and "format" in value:

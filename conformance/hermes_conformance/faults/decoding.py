@@ -7,6 +7,7 @@ import numpy as np
 from hermes.inference import decoding, prompt_cache
 from hermes.inference.engine import Engine
 from hermes.inference.prefixes import PrefixStore
+from hermes.interface import PREFILL_CHUNK
 from hermes.numerics import row_layout
 from hermes_conformance.faults.fault import Fault, Plant
 from hermes_conformance.faults.patcher import FAST_TABLES, Function, Patcher
@@ -106,11 +107,11 @@ def _share_one_token_more(patcher: Patcher) -> None:
 
 def _skip_between_pieces(patcher: Patcher) -> None:
     """Of a long prompt, the first token of the second piece is not read."""
-    piece = decoding.PREFILL_CHUNK
+    piece = PREFILL_CHUNK
 
     def wrap(original):
-        def faulty(decoder, tokens):
-            return original(decoder, [*tokens[:piece], *tokens[piece + 1 :]])
+        def faulty(decoder, tokens, chunk):
+            return original(decoder, [*tokens[:piece], *tokens[piece + 1 :]], chunk)
 
         return faulty
 

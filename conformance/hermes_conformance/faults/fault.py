@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from hermes_conformance.faults.patcher import Patcher
+from hermes_conformance.faults.patcher import Function, Patcher
 
 Plant = Callable[[Patcher], None]
 
@@ -23,3 +23,17 @@ class Fault:
     plant: Plant
     only: str | None = None
     under: Plant | None = None
+
+
+def change_step(change: Function) -> Plant:
+    """A plant that takes a learner's step by change(original, self, batch, lr)."""
+
+    def plant(patcher: Patcher) -> None:
+        patcher.wrap_method(
+            "learner",
+            "Learner",
+            "step",
+            lambda original: lambda self, batch, lr: change(original, self, batch, lr),
+        )
+
+    return plant

@@ -240,6 +240,12 @@ FAULTS = (
         "z_loss.capped/hot",
         _change_z_loss("score_z", _halve_slope),
     ),
+    _make_fault(
+        "the chunks' z-loss has half its slope, compiled",
+        "L2/compiled-gradients",
+        "slices.weighted/hot",
+        _change_z_loss("score_z", _halve_slope),
+    ),
     _make_fault("log-sum-exp without its maximum", LOSS, "edge.loud logits/hot", _skip_maximum),
     _make_fault(
         "probabilities sum to 0.9999", LOSS, DEFAULT, _change_target_logprobs(_add_vocabulary_row)

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from hermes_conformance.faults.fault import Fault, Plant
+from hermes_conformance.faults.fault import Fault, Plant, change_step
 from hermes_conformance.faults.patcher import Function, Patcher
 
 UPDATE = "L4/update"
@@ -148,20 +148,6 @@ def _apply_non_finite_step(patcher: Patcher) -> None:
                 )
 
 
-def _change_step(change: Function) -> Plant:
-    """Take a learner's step by change(original, self, batch, lr)."""
-
-    def plant(patcher: Patcher) -> None:
-        patcher.wrap_method(
-            "learner",
-            "Learner",
-            "step",
-            lambda original: lambda self, batch, lr: change(original, self, batch, lr),
-        )
-
-    return plant
-
-
 def _clip_always(patcher: Patcher) -> None:
     def wrap(original):
         def faulty(self, runtime, state, recipe, process_group):
@@ -259,7 +245,7 @@ FAULTS = (
         "the rate is that of the step before",
         UPDATE,
         CASE,
-        _change_step(lambda original, self, batch, lr: original(self, batch, 0.9 * lr)),
+        change_step(lambda original, self, batch, lr: original(self, batch, 0.9 * lr)),
     ),
     _make_fault(
         "an update that is no number is made",

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from hermes_conformance.faults.fault import Fault, Plant
+from hermes_conformance.faults.fault import Fault, Plant, change_step
 from hermes_conformance.faults.patcher import Function, Patcher
 
 DEFAULT = "default/hot"
@@ -92,18 +92,6 @@ def _reverse_params(original, self):
     return {name: result[name] for name in reversed(list(result))}
 
 
-def _change_step(change: Function) -> Plant:
-    def plant(patcher: Patcher) -> None:
-        patcher.wrap_method(
-            "learner",
-            "Learner",
-            "step",
-            lambda original: lambda self, batch, lr: change(original, self, batch, lr),
-        )
-
-    return plant
-
-
 def _vary_rate(original, self, batch, lr):
     return original(self, batch, lr * (1 + 1e-5 * random.random()))
 
@@ -156,19 +144,19 @@ FAULTS = (
         "weights are bfloat16, too",
         "L4/update-bfloat16",
         "train.hot/hot",
-        _change_step(_round_weights),
+        change_step(_round_weights),
     ),
     _make_fault(
         "weights are short in float16, too",
         "L4/update-float16",
         "train.hot/hot",
-        _change_step(_round_weights),
+        change_step(_round_weights),
     ),
     _make_fault(
         "the fast update's rate is off by a thousandth",
         "L4/update-float32",
         "train.hot/hot",
-        _change_step(lambda original, self, batch, lr: original(self, batch, 1.001 * lr)),
+        change_step(lambda original, self, batch, lr: original(self, batch, 1.001 * lr)),
     ),
     _make_fault("rows meet by 1e-9", "L1/batching", DEFAULT, _change_model("logits", _mix_rows)),
     _make_fault(
@@ -224,7 +212,7 @@ FAULTS = (
         _change_model("params", _reverse_params),
     ),
     _make_fault(
-        "no two runs are the same", "L4/repeat", "train.dropout/fresh", _change_step(_vary_rate)
+        "no two runs are the same", "L4/repeat", "train.dropout/fresh", change_step(_vary_rate)
     ),
     _make_fault(
         "recomputing gives other numbers",
@@ -236,7 +224,7 @@ FAULTS = (
         "float32 trains at another rate",
         "L4/float32",
         "train.gpt2/fresh",
-        _change_step(
+        change_step(
             lambda original, self, batch, lr: original(
                 self, batch, lr * (1.001 if self.runtime.options.precision == "float32" else 1)
             )

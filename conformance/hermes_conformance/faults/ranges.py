@@ -1,8 +1,11 @@
 """Faults of elementary functions that show on large inputs only."""
 
+import math
+
 from hermes_conformance.faults.fault import Fault, Plant
 from hermes_conformance.faults.patcher import FAST_TABLES, TABLES, Function, Patcher
 
+MANY = 1024  # elements, more than a case of the law has once
 FAR = 6.0  # beyond it gelu and silu are their limits to 8 and 2 digits
 
 
@@ -24,6 +27,21 @@ def _change_far(
         patcher.wrap_table("activations", wrap, tables)
 
     return plant
+
+
+def _round_many(patcher: Patcher) -> None:
+    """gelu_tanh of many elements has bfloat16's digits."""
+
+    def wrap(functions):
+        original = functions["gelu_tanh"]
+
+        def faulty(x):
+            is_many = math.prod(x.shape) > MANY
+            return patcher.round_to(original(x)) if is_many else original(x)
+
+        return {**functions, "gelu_tanh": faulty}
+
+    patcher.wrap_table("activations", wrap, FAST_TABLES)
 
 
 def _make_fault(name: str, law: str, function: str, plant: Plant) -> Fault:
@@ -56,5 +74,11 @@ FAULTS = (
         _change_far(
             "gelu", lambda patcher, original, x: patcher.round_to(original(x)), FAST_TABLES
         ),
+    ),
+    _make_fault(
+        "gelu_tanh of many elements is bfloat16's in float32",
+        "L2/range",
+        "gelu_tanh",
+        _round_many,
     ),
 )

@@ -5,7 +5,6 @@ with a new version of the golden folder, and for a stated reason.
 """
 
 import hashlib
-import json
 from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
@@ -16,6 +15,7 @@ from hermes.data.order import Cursor, order_samples
 from hermes.mal import dumps
 from hermes.numerics.params import init_weights
 from hermes.recipe import Recipe
+from hermes.storage.plain_json import load_json
 from hermes.tokenizer import Tokenizer
 from hermes.training.schedule import compute_lr
 from hermes_conformance.cases.crossed_specs import make_crossed_specs
@@ -39,7 +39,7 @@ def find_golden_folder() -> Path:
 
 def read_pins() -> dict[str, object]:
     """The pinned values, as `compute_pins` gives them."""
-    pins: dict[str, object] = json.loads(
+    pins: dict[str, object] = load_json(
         (find_golden_folder() / "pins.json").read_text(encoding="utf-8")
     )
     return pins

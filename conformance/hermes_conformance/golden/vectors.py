@@ -1,7 +1,6 @@
 """The cases that golden vectors are made of, and reading the vectors back."""
 
 import hashlib
-import json
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -30,6 +29,7 @@ from hermes.spec import (
     Rope,
     YarnScaling,
 )
+from hermes.storage.plain_json import load_json
 from hermes_conformance.cases.case import RECIPE, Case
 from hermes_conformance.cases.weights import draw_hot
 from hermes_conformance.golden.hashes import find_golden_folder
@@ -258,7 +258,7 @@ def _make_batch(arrays: dict[str, np.ndarray], recipe: Recipe, step: int | None)
 def read_vectors(name: str, folder: Path | None = None) -> GoldenVectors:
     """The vectors of a case from its file. Raises CheckpointError for a damaged file."""
     folder = folder or find_golden_folder()
-    entry = json.loads((folder / "cases.json").read_text(encoding="utf-8"))[name]
+    entry = load_json((folder / "cases.json").read_text(encoding="utf-8"))[name]
     recipe, file = read_recipe(entry["recipe"]), TensorFile(folder / entry["file"])
     weights, arrays = _select_tensors(file, "weights."), _select_tensors(file, "batch.")
     is_run = "losses" in file

@@ -11,6 +11,7 @@ from hermes.inference.engine import Engine
 from hermes.inference.request import Generation, Request
 from hermes.inference.sampler import Choice
 from hermes.inference.sampling import GREEDY
+from hermes.interface import PREFILL_CHUNK
 from hermes_conformance.cases import decoding_specs
 from hermes_conformance.cases.case import Case
 from hermes_conformance.laws.semantics import choose_cuts
@@ -121,7 +122,7 @@ def long_prompts(case: Case, backends: Backends) -> Iterator[Measurement]:
         model, request.prompt, sampling=GREEDY, max_tokens=request.max_tokens, logprobs=0
     )
     yield from written.compare("text", 0, written.length, list(choices))
-    engine = Engine(model, rows=1)
+    engine = Engine(model, rows=1, prefill_chunk=PREFILL_CHUNK)
     generation = engine.submit(request)
     engine.run()
     yield from written.compare("text of an engine", 0, written.length, generation)

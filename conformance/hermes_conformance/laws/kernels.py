@@ -270,7 +270,7 @@ LAWS = (
         "a compiled loss in slices has gradients close to float64",
         check_compiled_gradients,
         tolerance.GRADIENT_32,
-        match_names("slices.next"),
+        match_names("slices.next", "slices.weighted"),
         "learner",
     ),
     *generation.LAWS_32,

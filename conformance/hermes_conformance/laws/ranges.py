@@ -39,6 +39,7 @@ INPUTS = np.concatenate([-_HALF[::-1], _HALF]).astype(np.float32)
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
 CAP = 5.0
+MANY = 8  # times all inputs at once: a backend may compute few elements in another way
 SMALL_GAIN = 2.0**-15  # a head of this size leaves all logits within a few units, and every bit
 
 
@@ -138,7 +139,7 @@ def slopes(case: Case, backends: Backends) -> Iterator[Measurement]:
 
 
 def values_float32(case: Case, backends: Backends) -> Iterator[Measurement]:
-    """Each value in float32 is the oracle's, by the fast functions and by the exact ones."""
+    """Each float32 value is the oracle's, by exact functions and by fast ones, of few and many."""
     expected, sizes = _compute_expected(case, backends)
     for exact in (False, True):
         logits = backends.subject.compute_logits(case, "float32", exact=exact)
@@ -147,6 +148,14 @@ def values_float32(case: Case, backends: Backends) -> Iterator[Measurement]:
         yield compare_absolute(
             f"values, {functions} functions", got / sizes, expected / sizes, tolerance.RANGE_32
         )
+    model = backends.subject.build_model(case, "float32")
+    many = _compute_values(case, model.logits(np.tile(case.tokens, (MANY, 1))))
+    yield compare_absolute(
+        "values, fast functions of many",
+        many.reshape(MANY, -1) / sizes,
+        np.tile(expected / sizes, (MANY, 1)),
+        tolerance.RANGE_32,
+    )
 
 
 LAWS_64 = (

@@ -15,7 +15,6 @@ backends are in equivalents.toml beside this file; a third party's are in the eq
 its own package.
 """
 
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from typing import Any
 from hermes.errors import HermesError
 from hermes_conformance.mutants.backend_package import BackendPackage
 from hermes_conformance.mutants.mutations import Mutant
+from hermes_conformance.suite.toml_entries import read_entries
 
 NAME = "equivalents.toml"
 KEYS = ("package", "file", "function", "before", "after", "why")
@@ -57,14 +57,8 @@ class Equivalent:
 
 def read_equivalents(path: Path) -> tuple[Equivalent, ...]:
     """The entries of a file. Raises HermesError for one that is damaged."""
-    try:
-        value = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise HermesError(f"{path}: not TOML: {error}") from None
-    entries = value.get("equivalent", [])
-    if set(value) - {"equivalent"} or not isinstance(entries, list):
-        raise HermesError(f"{path}: expected [[equivalent]] entries only")
-    return tuple(_parse_entry(path, number, entry) for number, entry in enumerate(entries, 1))
+    entries = enumerate(read_entries(path, "equivalent"), 1)
+    return tuple(_parse_entry(path, number, entry) for number, entry in entries)
 
 
 def _parse_entry(path: Path, number: int, entry: Any) -> Equivalent:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hermes.storage.durable import write_atomically
+from hermes.storage.plain_json import load_json
 from hermes_conformance.mutants.backend_package import find_package
 from hermes_conformance.mutants.random_mutants import MutantResult
 
@@ -59,7 +60,7 @@ def count_results(results: Sequence[MutantResult]) -> dict[str, int]:
 def read_results(path: Path, header: Header) -> tuple[MutantResult, ...]:
     """The results of a file that write_results wrote with the same header; none of any other."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = load_json(path.read_text(encoding="utf-8"))
         if any(value[key] != wanted for key, wanted in asdict(header).items()):
             return ()
         return tuple(MutantResult(**result) for result in value["results"])

@@ -12,7 +12,6 @@ so that the file cannot outlive its reasons. So does an entry that matches no ca
 unless the run is narrowed.
 """
 
-import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import date, datetime
@@ -24,6 +23,7 @@ from hermes.errors import HermesError
 from hermes_conformance.laws import Level, list_laws
 from hermes_conformance.suite.runner import EXPECTED, FAILED, Outcome
 from hermes_conformance.suite.selection import Selection
+from hermes_conformance.suite.toml_entries import read_entries
 
 MAX_LIMIT = 4.0
 
@@ -59,14 +59,8 @@ def read_expected_failures(path: Path) -> tuple[ExpectedFailure, ...]:
 
     Raises HermesError for a missing or unknown key, a limit that is too large, and an unknown law.
     """
-    try:
-        value = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise HermesError(f"{path}: not TOML: {error}") from None
-    entries = value.get("xfail", [])
-    if set(value) - {"xfail"} or not isinstance(entries, list):
-        raise HermesError(f"{path}: expected [[xfail]] entries only")
-    return tuple(_parse_entry(path, number, entry) for number, entry in enumerate(entries, 1))
+    entries = enumerate(read_entries(path, "xfail"), 1)
+    return tuple(_parse_entry(path, number, entry) for number, entry in entries)
 
 
 def _parse_entry(path: Path, number: int, entry: Any) -> ExpectedFailure:

@@ -21,7 +21,8 @@ from hermes.data.checking.record_reader import RecordReader
 from hermes.data.checking.scripts import ScriptCounter
 from hermes.data.checking.text_reader import TextReader
 from hermes.data.example_rows import pack_rows
-from hermes.data.files import Paths, describe_textless, expand_paths, name_source
+from hermes.data.file_names import expand_paths, read_names
+from hermes.data.files import Paths, describe_textless, name_source
 from hermes.data.trained_text import split_trained
 from hermes.errors import DataError
 
@@ -48,11 +49,15 @@ def check_text(
     chosen = options or CheckOptions()
     if chosen.template is not None and (chosen.kind == "text" or tokenizer is None):
         raise DataError("--template belongs to --kind conversations and pairs with a --tokenizer")
+    if chosen.plan.tokens_per_second and tokenizer is None:
+        raise DataError("--tokens-per-second needs the number of tokens: give --tokenizer")
     checker = _Checker(chosen, tokenizer, watch)
     held_out = [validation] if isinstance(validation, str | Path) else list(validation)
+    named = [paths] if isinstance(paths, str | Path) else list(paths)
+    read_names([*held_out, *named])  # one of them all is standard input
     for path in expand_paths(held_out) if held_out else ():
         checker.hold_out(path)
-    for path in expand_paths(paths):
+    for path in expand_paths(named):
         checker.check_file(path)
     return checker.finish()
 

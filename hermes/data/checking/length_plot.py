@@ -1,16 +1,13 @@
 """The lengths of examples as a picture (matplotlib, the extra `plot`)."""
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 from hermes.data.checking.findings import UNITS, Findings
-from hermes.errors import HermesError
-from hermes.storage.durable import write_atomically
+from hermes.figures import make_figure, write_figure
 
 __all__ = ["count_longer", "draw_lengths"]
 
-FORMATS = ("png", "svg", "pdf")
 COLOUR, OVER = "#0072B2", "#D55E00"  # Okabe and Ito 2008, "Color Universal Design"
 
 
@@ -19,19 +16,7 @@ def draw_lengths(found: Findings, path: Path, seq_len: int) -> None:
 
     Raises HermesError where matplotlib is not installed, StorageError.
     """
-    kind = path.suffix[1:].lower() or "png"
-    if kind not in FORMATS:
-        raise HermesError(f"{path}: a plot ends in .{', .'.join(FORMATS)}, not in {path.suffix}")
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise HermesError(
-            f"--plot needs matplotlib, which is not installed ({error}); "
-            "pip install 'hermes-llm[plot]'"
-        ) from error
-    figure = Figure(figsize=(9, 5), dpi=200, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = make_figure(path, (9, 5), 200, "--plot")
     axes = figure.add_subplot()
     unit = "characters" if found.tokens is None else "tokens"
     first = min(found.lengths, default=2).bit_length() - 1
@@ -67,10 +52,7 @@ def draw_lengths(found: Findings, path: Path, seq_len: int) -> None:
     axes.margins(y=0.12)  # room for the line's name above the bars
     axes.tick_params(axis="x", rotation=30 if len(bounds) > 9 else 0)
     axes.spines[["top", "right"]].set_visible(False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = io.BytesIO()
-    figure.savefig(image, format=kind)
-    write_atomically(path, image.getvalue())
+    write_figure(figure, path)
 
 
 def count_longer(counts: Sequence[int], longer: int) -> list[int]:

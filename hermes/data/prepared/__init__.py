@@ -2,14 +2,14 @@
 
 from hermes.data.prepared.manifest import is_prepared, open_prepared
 from hermes.data.prepared.plan import SHARD_SIZE, Part, PreparationOptions
-from hermes.data.prepared.preparation import Prepared, merge_parts, prepare_tokens
+from hermes.data.prepared.preparation import PrepareResult, merge_parts, prepare_tokens
 from hermes.data.prepared.verifying import verify_prepared
 
 __all__ = [
     "SHARD_SIZE",
     "Part",
     "PreparationOptions",
-    "Prepared",
+    "PrepareResult",
     "is_prepared",
     "merge_parts",
     "open_prepared",

@@ -26,6 +26,7 @@ from hermes.data.token_stream import TokenStream
 from hermes.errors import DataError, HermesError, StorageError
 from hermes.stages import report_stage
 from hermes.storage.durable import Disk, delete_folder, write_atomically
+from hermes.storage.locks import has_locks
 from hermes.storage.plain_json import load_json
 from hermes.storage.reading import hash_file
 
@@ -39,13 +40,17 @@ SOURCES = "sources.json"
 # A file changed so shortly before it was read may have changed once more at the same time.
 RECENT = 2_000_000_000  # nanoseconds
 POLL_SECONDS = 0.5
+HOMELESS = Path("~")  # the home of who has none
 
 
 def find_cache_folder() -> Path:
     """The user's folder for caches, as their system has it."""
     if given := os.environ.get("XDG_CACHE_HOME"):
         return Path(given) / "hermes" / "tokens"
-    home = Path("~").expanduser()
+    try:
+        home = Path("~").expanduser()
+    except RuntimeError:  # no HOME and no account, as of a container's user
+        home = HOMELESS
     mac = sys.platform == "darwin"
     return (home / "Library" / "Caches" if mac else home / ".cache") / "hermes" / "tokens"
 
@@ -94,10 +99,12 @@ def _describe_tokenizer(tokenizer: "Tokenizer") -> list[object]:
 
 
 def can_write_cache(cache: Path) -> bool:
-    """Whether the folder of a cache can be made and written to."""
+    """Whether the folder of a cache can be made, written to and locked."""
+    if cache.is_relative_to(HOMELESS):
+        return False
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        return os.access(cache, os.W_OK | os.X_OK)
+        return os.access(cache, os.W_OK | os.X_OK) and has_locks(cache)
     except OSError:
         return False
 
@@ -153,7 +160,7 @@ def _read_sources(folder: Path) -> list[dict[str, object]] | None:
     try:
         found = load_json((folder / SOURCES).read_bytes())
         return found if isinstance(found, list) else None
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError):
         return None
 
 
@@ -177,6 +184,6 @@ def _remove(folder: Path, sources: Sequence[SourceFile]) -> None:
             begun = load_json((folder / PLAN).read_bytes())["sources"]
             if begun == [source.describe() for source in sources]:
                 return
-        except (OSError, ValueError, RecursionError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError):
             pass
     delete_folder(folder, Disk())

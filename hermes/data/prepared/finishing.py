@@ -24,13 +24,14 @@ from hermes.data.prepared.manifest import (
 from hermes.data.prepared.plan import PLAN, Plan, name_shard
 from hermes.data.progress import PreparationProgress, Watch
 from hermes.errors import DataError
+from hermes.formatting import format_count, format_with_unit
 from hermes.storage.durable import TEMPORARY, Disk, write_atomically
 
 if TYPE_CHECKING:
     from hermes.tokenizer import Tokenizer
 
 __all__ = [
-    "Prepared",
+    "PrepareResult",
     "choose_dtype",
     "delete_unfinished",
     "describe_whole",
@@ -40,9 +41,9 @@ __all__ = [
 PROVENANCE = "provenance.json"
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """What a preparation came to. whole: False where other parts are still to be done.
+@dataclass(frozen=True, repr=False)
+class PrepareResult:
+    """Text that was prepared. whole: False where other parts are still to be done.
 
     files: sources that were read, in all parts. notes: sentences for the user, such as those
     about bad records.
@@ -56,6 +57,24 @@ class Prepared:
     text_bytes: int
     files: int
     notes: tuple[str, ...] = ()
+
+    def describe(self, part: str | None = None) -> str:
+        """A line about it; part: the I/N that was asked for."""
+        kind = "" if self.whole else f"part {part} of "
+        files = f" from {format_count(self.files, 'files')}" if self.whole else ""
+        return (
+            f"{kind}{self.output}: {format_count(self.tokens, 'tokens')} of "
+            f"{format_count(self.documents, 'documents')}, "
+            f"{format_with_unit(self.text_bytes, 'B')} of text{files}, "
+            f"in {format_count(self.shards, 'shards')}"
+        )
+
+    def __repr__(self) -> str:
+        kind = "" if self.whole else "part of "
+        return (
+            f"PrepareResult({kind}{self.output}: {format_count(self.tokens, 'tokens')} of "
+            f"{format_count(self.documents, 'documents')} in {format_count(self.shards, 'shards')})"
+        )
 
 
 def choose_dtype(plan: Plan) -> str:
@@ -93,7 +112,7 @@ def write_manifest(
     workers: int | None,
     progress: PreparationProgress,
     watch: Watch,
-) -> Prepared:
+) -> PrepareResult:
     """Write the manifest, once every shard is there and its hash is right."""
     groups, shards = _collect(folder, plan)
     notes = _judge_bad_records(plan, groups)
@@ -160,8 +179,8 @@ def delete_unfinished(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def describe_whole(folder: Path, notes: tuple[str, ...]) -> Prepared:
+def describe_whole(folder: Path, notes: tuple[str, ...]) -> PrepareResult:
     """What a folder that is whole holds. Raises DataError, StorageError."""
     facts, shards = read_manifest(folder)
     counts = (facts["tokens"], facts["documents"], facts["text_bytes"], len(facts["sources"]))
-    return Prepared(folder, True, len(shards), *counts, notes)
+    return PrepareResult(folder, True, len(shards), *counts, notes)

@@ -23,8 +23,11 @@ __all__ = [
     "Shard",
     "hash_shards",
     "is_prepared",
+    "list_sizes",
+    "list_token_files",
     "open_prepared",
     "read_manifest",
+    "require_size",
     "require_whole",
 ]
 
@@ -94,7 +97,7 @@ def list_token_files(folder: Path, dtype: str, shards: Sequence[Shard]) -> list[
 
 
 def open_prepared(folder: Path) -> TokenStream:
-    """Open prepared tokens, memory-mapped. Raises DataError where a shard is missing or too short.
+    """Open prepared tokens. Raises DataError where a shard is missing or too short.
 
     What is in the shards is not read; `verify_prepared` does.
     """
@@ -114,11 +117,21 @@ def open_prepared(folder: Path) -> TokenStream:
 
 def require_whole(folder: Path, shard: Shard, dtype: str) -> None:
     """Raise DataError where a file of a shard is missing or of another size, StorageError."""
-    _require_size(folder / shard.files[0], shard.tokens * np.dtype(dtype).itemsize)
-    _require_size(folder / shard.files[1], shard.documents * INDEX.itemsize)
+    for path, size in list_sizes(folder, shard, dtype):
+        require_size(path, size)
 
 
-def _require_size(path: Path, size: int) -> None:
+def list_sizes(folder: Path, shard: Shard, dtype: str) -> list[tuple[Path, int]]:
+    """List the files of a shard and how many bytes each has: its tokens, and its index."""
+    tokens, index = (folder / name for name in shard.files)
+    return [
+        (tokens, shard.tokens * np.dtype(dtype).itemsize),
+        (index, shard.documents * INDEX.itemsize),
+    ]
+
+
+def require_size(path: Path, size: int) -> None:
+    """Raise DataError where a file of a shard is missing or of another size, StorageError."""
     try:
         found = path.stat().st_size
     except FileNotFoundError:

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hermes.data.document_reader import TextFormat, choose_format
-from hermes.data.files import Paths, expand_paths, name_source
+from hermes.data.file_names import expand_paths
+from hermes.data.files import Paths, name_source
 from hermes.data.prepared.manifest import MANIFEST, read_manifest
+from hermes.data.prepared_folder import PLAN
 from hermes.data.source_file import SourceFile, find_source
 from hermes.errors import DataError
 from hermes.formatting import format_count
@@ -41,7 +43,6 @@ __all__ = [
 ]
 
 SHARD_SIZE = 100_000_000  # bytes of text
-PLAN = "plan.json"
 
 
 def name_shard(group: int, number: int) -> str:

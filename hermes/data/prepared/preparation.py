@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from hermes.data.encoding_pool import EncodingPool, check_workers
 from hermes.data.files import Paths
 from hermes.data.prepared.finishing import (
-    Prepared,
+    PrepareResult,
     choose_dtype,
     delete_unfinished,
     describe_whole,
@@ -59,7 +59,7 @@ from hermes.storage.typed_json import build_typed
 if TYPE_CHECKING:
     from hermes.tokenizer import Tokenizer
 
-__all__ = ["Prepared", "merge_parts", "prepare_tokens"]
+__all__ = ["PrepareResult", "merge_parts", "prepare_tokens"]
 
 # What a plan raises that was not written here, wherever it is damaged.
 UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, HermesError)
@@ -77,7 +77,7 @@ def prepare_tokens(
     part: Part | None = None,
     watch: Watch = report_progress,
     disk: Disk | None = None,
-) -> Prepared:
+) -> PrepareResult:
     """Tokenize documents into the shards of `output`, or resume an earlier attempt.
 
     workers: as in EncodingPool. part: only this part of the work, without the manifest, which
@@ -109,7 +109,7 @@ def prepare_tokens(
     return write_manifest(folder, plan, tokenizer, disk, workers, progress, watch)
 
 
-def merge_parts(output: str | Path, *, watch: Watch = report_progress) -> Prepared:
+def merge_parts(output: str | Path, *, watch: Watch = report_progress) -> PrepareResult:
     """Write the manifest of a folder whose parts are all done. Raises DataError, StorageError."""
     from hermes.tokenizer import Tokenizer
 
@@ -283,7 +283,7 @@ def _list_numbers(folder: Path, group: int) -> list[int]:
     return sorted(int(name.partition("-")[2]) for name in names)
 
 
-def _describe_part(folder: Path, plan: Plan, part: Part) -> Prepared:
+def _describe_part(folder: Path, plan: Plan, part: Part) -> PrepareResult:
     """What this part came to."""
     own = []
     for group in range(len(plan.groups)):
@@ -294,4 +294,6 @@ def _describe_part(folder: Path, plan: Plan, part: Part) -> Prepared:
     tokens, documents, text_bytes = (
         sum(getattr(shard, name) for shard in own) for name in ("tokens", "documents", "text_bytes")
     )
-    return Prepared(folder, False, len(own), tokens, documents, text_bytes, files=len(plan.sources))
+    return PrepareResult(
+        folder, False, len(own), tokens, documents, text_bytes, files=len(plan.sources)
+    )

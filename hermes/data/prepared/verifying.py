@@ -8,10 +8,11 @@ from typing import Any
 from hermes.data.prepared.manifest import (
     MANIFEST,
     Shard,
+    list_sizes,
     list_token_files,
     open_prepared,
     read_manifest,
-    require_whole,
+    require_size,
 )
 from hermes.data.token_shards import TokenFile, open_tokens
 from hermes.data.token_stream import TokenStream
@@ -69,16 +70,18 @@ def _check_shard(
     watch: Callable[[int], None],
 ) -> list[str]:
     """What is wrong with the files of a shard. file: of its tokens, None where it has none."""
-    index, damaged = folder / shard.files[1], list[str]()
-    try:
-        require_whole(folder, shard, dtype)
-    except DataError as error:
-        return [str(error)]
-    for path, found, known in (
-        (index, hash_file(index), shard.index_sha256),
-        *([(file.path, _hash_tokens(file, total, watch), shard.sha256)] if file else []),
-    ):
-        if found != known:
+    damaged = list[str]()
+    hashes: list[tuple[str, Callable[[], str]]] = [
+        (shard.sha256, lambda: "" if file is None else _hash_tokens(file, total, watch)),
+        (shard.index_sha256, lambda: hash_file(folder / shard.files[1])),
+    ]
+    for (path, size), (known, find) in zip(list_sizes(folder, shard, dtype), hashes, strict=True):
+        try:
+            require_size(path, size)
+        except DataError as error:
+            damaged.append(str(error))
+            continue
+        if size and (found := find()) != known:
             damaged.append(
                 f"{path}: its SHA-256 is {found[:12]} and was {known[:12]} when it was written; "
                 "copy or prepare it again"

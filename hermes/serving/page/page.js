@@ -92,6 +92,7 @@ function drawMessages() {
   const list = find("messages");
   if (!current.messages.length) {
     list.replaceChildren(element("p", model ? "Say something to the model." : "", "empty"));
+    if (model) list.append(element("p", "Enter sends, Shift+Enter begins a line, Esc stops an answer.", "empty keys"));
     return;
   }
   list.replaceChildren(...current.messages.map((message, number) => {
@@ -149,6 +150,12 @@ function makeBody(anew, said) {
 function headers() {
   const key = find("key").value;
   return { "Content-Type": "application/json", ...(key ? { Authorization: `Bearer ${key}` } : {}) };
+}
+
+/** What is said of an error: browsers have words of their own for a server that is gone. */
+function describe(error) {
+  const gone = error.name === "TypeError" && /fetch|network|load/i.test(error.message);
+  return gone ? "The server does not answer; is it still running?" : error.message;
 }
 
 /** Yields the objects of server-sent events. */
@@ -221,7 +228,7 @@ async function answer(anew = false) {
   } catch (error) {
     if (error.name !== "AbortError") {
       message.failed = true;
-      message.content += `${message.content ? "\n\n" : ""}${error.message}`;
+      message.content += `${message.content ? "\n\n" : ""}${describe(error)}`;
     }
   }
   if (!message.content) whose.messages.pop();
@@ -256,7 +263,7 @@ async function readModel() {
     find("model").textContent = `${model}, context of ${found.data[0].max_model_len.toLocaleString("en")} tokens${chats ? "" : "; it has no chat template, so it cannot talk"}`;
     find("send").disabled = !chats;
   } catch (error) {
-    find("model").textContent = error.message;
+    find("model").textContent = describe(error);
   }
   drawMessages();
   document.body.dataset.ready = "yes";
@@ -285,10 +292,13 @@ find("open-settings").addEventListener("click", event => {
   find("settings").hidden = !find("settings").hidden;
   event.target.setAttribute("aria-expanded", String(!find("settings").hidden));
 });
-find("open-side").addEventListener("click", () => find("side").classList.add("open"));
+find("open-side").addEventListener("click", event => { event.stopPropagation(); find("side").classList.add("open"); });
+// On a phone the list lies over the conversation, and a touch beside it closes it.
+document.querySelector("main").addEventListener("click", () => find("side").classList.remove("open"));
 find("close-side").addEventListener("click", () => find("side").classList.remove("open"));
 document.addEventListener("keydown", event => {
   if (event.key === "Escape" && answering) answering.abort();
+  if (event.key === "Escape") find("side").classList.remove("open");
   if (event.key === "O" && event.ctrlKey && event.shiftKey && !answering) { event.preventDefault(); begin(); }
 });
 

@@ -1,10 +1,11 @@
 """An evaluation is compiled as training is: one trace for each length, with the same numbers."""
 
+import numpy as np
 import pytest
 
 from hermes_mlx import compiled_evaluation
 from tests.backends import counting
-from tests.backends.torch.test_compiled_evaluation import make_batches
+from tests.backends.torch.test_compiled_evaluation import make_batches, make_pairs
 
 
 @pytest.fixture
@@ -16,7 +17,7 @@ def traces(monkeypatch):
         seen = set()
 
         def run(params, tokens, *rest):
-            shape = tuple(tokens.shape), tuple(one is None for one in rest)
+            shape = tuple(tokens.shape), len(rest), tuple(one is None for one in rest)
             if shape not in seen:
                 seen.add(shape)
                 made.append(tokens.shape)
@@ -42,6 +43,19 @@ def test_evaluations_are_one_trace_a_length_and_have_the_same_numbers(traces, mo
             assert compiled.loss(batch) == pytest.approx(expected, rel=1e-6), name
         seen[name] = len(traces)
     assert seen == {"whole": 1, "less": 1, "half": 2, "weighted": 3, "packed": 4}
+
+
+def test_pairs_are_one_trace_a_shape_and_have_the_same_numbers(traces, monkeypatch):
+    compiled = counting.make_learner("mlx")
+    monkeypatch.setattr(compiled_evaluation, "uses_compile", lambda runtime: False)
+    plain, seen = counting.make_learner("mlx"), {}
+    for name, rows in make_pairs().items():
+        for _ in range(2):
+            np.testing.assert_allclose(
+                compiled.row_logprobs(*rows), plain.row_logprobs(*rows), rtol=1e-5
+            )
+        seen[name] = len(traces)
+    assert seen == {"whole": 1, "prompts": 1, "half": 2, "one pair": 3}
 
 
 def test_weights_of_now_are_evaluated_and_not_those_of_the_trace(monkeypatch):

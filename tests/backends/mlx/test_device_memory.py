@@ -1,16 +1,21 @@
 """What hermes_mlx asks of a Mac's memory, on a CPU that says it is Metal."""
 
 import dataclasses
+from functools import partial
 
 import mlx.core as mx
 import numpy as np
 import pytest
 
+from hermes.inference.decoding import generate_tokens
+from hermes.inference.engine import Engine
+from hermes.inference.request import Request
+from hermes.inference.sampling import GREEDY
 from hermes.interface import Options, find_backend
 from hermes.model_info.fitting import find_free_memory
 from hermes.numerics.chunking import count_chunk_tokens
 from hermes.numerics.params import init_weights
-from hermes_mlx import chunked_loss, runtime
+from hermes_mlx import chunked_loss, inference, row_decoder, runtime
 from tests.backends.support import make_batch, make_learner, make_spec
 
 WORKING_SET = 96 << 30
@@ -55,6 +60,30 @@ def test_generation_gives_freed_buffers_back_every_256_tokens(metal, in_rows):
         one = np.zeros((1, 1), np.int32)
         decoder.advance([0], one, [1]) if in_rows else decoder.advance(one)
     assert metal == [("clear_cache",)] * 2
+
+
+@pytest.mark.parametrize(("device", "first"), [("gpu", 2048), ("cpu", 512)])
+def test_a_prompt_is_read_in_longer_chunks_on_metal(metal, monkeypatch, device, first):
+    spec = dataclasses.replace(make_spec(), max_seq_len=2100)
+    model = find_backend("mlx").build(spec, init_weights(spec, 0), Options(device=device))
+    prompt, read = [1] * 2060, []
+    for kind in (inference.Decoder, row_decoder.RowDecoder):
+        note = partial(note_reads, read, kind.advance)
+        monkeypatch.setattr(kind, "advance", lambda self, *a, note=note: note(self, *a))
+    whole, rest = divmod(len(prompt), first)
+    assert list(generate_tokens(model, prompt, max_tokens=1, sampling=GREEDY))
+    assert read == [*[first] * whole, rest]
+    read.clear()
+    engine = Engine(model, rows=1)
+    engine.submit(Request(tuple(prompt), max_tokens=1))
+    engine.run()
+    assert (read[0], max(read)) == (first, first)  # the last ones by `choose`
+
+
+def note_reads(read, advance, self, *arguments):
+    """Call `advance`; keep how many tokens of a row it read."""
+    read.append(next(one.shape[1] for one in arguments if isinstance(one, np.ndarray)))
+    return advance(self, *arguments)
 
 
 def test_what_is_free_is_of_the_working_set(metal, monkeypatch):

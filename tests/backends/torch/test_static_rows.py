@@ -177,7 +177,7 @@ def test_what_cannot_be_captured_is_said_and_computed(monkeypatch):
         for token in range(12):
             expected, got = (one.advance(np.array([[token]])) for one in (plain, static))
             np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
-    (message,) = [str(one.message) for one in told]
+    (message,) = [str(one.message) for one in told if one.category is UserWarning]
     assert message.endswith("slower: operation not permitted when stream is capturing")
 
 

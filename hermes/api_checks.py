@@ -1,0 +1,158 @@
+"""What a call that trains is refused for before a backend is loaded and other ranks are joined.
+
+Loading a framework takes seconds, or more where a machine is busy; a wrong value or name is seen at
+once. The functions that look are those that look again where the run is made.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from hermes.arguments import Call
+from hermes.chat_templates.template import choose_template, parse_template_args
+from hermes.checkpoint import RetentionPolicy, locate
+from hermes.data.bad_records import BadRecords
+from hermes.data.file_names import require_present
+from hermes.data.files import STANDARD_INPUT, find_format
+from hermes.data.mixture import strip_weights
+from hermes.errors import HermesError
+from hermes.finetuning.options import apply_run_settings, check_length, is_resuming, make_lora
+from hermes.interop.architecture import read_architecture
+from hermes.interop.hub import load_tokenizer, parse_hub_name, require_model_present
+from hermes.model_info.devices import require_precision
+from hermes.numerics.lora import list_trainable
+from hermes.recipe import Recipe, replace_fields
+from hermes.spec import ModelSpec
+from hermes.tracking.registry import find_trackers
+from hermes.training.early_stopping import EarlyStopping
+from hermes.training.hub_upload import read_push
+from hermes.training.nonfinite import NonFinitePolicy
+from hermes.training.options import (
+    ROW_OPTIONS,
+    choose_samples,
+    list_files,
+    list_names,
+    make_row_options,
+    make_text_format,
+    read_recipe_fields,
+)
+from hermes.training.recording import check_log_every
+from hermes.training.run import check_output
+from hermes.training.save_timer import SaveTimer
+from hermes.training.setup import check_seq_len, choose_seq_len, refuse_without_tokenizer
+from hermes.training.spikes import SpikePolicy
+
+__all__ = ["check_training_call", "check_vocab_size"]
+
+
+def check_training_call(
+    call: Call, edits: Mapping[str, object] | None = None, *, is_command: bool = False
+) -> None:
+    """Refuse wrong values, and names that stand for nothing on this machine. Raises HermesError.
+
+    edits: recipe fields set by other means than arguments. is_command: of the command line, which
+    gives all options, those too that are left at their defaults. Not looked at is what only a
+    backend, the Hub, or the checkpoint of a resumed run can tell.
+    """
+    check_output(Path(call["output"]), resume=call["resume"])
+    if not is_command:
+        check_vocab_size(call)
+    _check_values(call)
+    if not _is_continued(call):
+        _check_recipe(call, edits or {})
+    _check_names(call)
+    if not _is_continued(call):
+        _require_tokenizer(call)
+
+
+def check_vocab_size(call: Call) -> None:
+    """Refuse a size of the vocabulary where no tokenizer is trained. Raises HermesError."""
+    if call.has_given("vocab_size") and not _has_new_tokenizer(call):
+        raise HermesError(
+            "--vocab-size is that of a tokenizer to train; give --train-tokenizer with it"
+        )
+
+
+def _check_names(call: Call) -> None:
+    """Refuse names of files that are not there; what reads them says it."""
+    require_present(strip_weights(list_files(call)))
+    require_present(list_names(call.values.get("val_data", ())))
+    if call["checkpoint"]:
+        require_model_present(call["checkpoint"])
+    if (stable := call.values.get("cooldown_from")) and not Path(stable).exists():
+        locate(Path(stable))
+    if (template := call.values.get("template")) and not Path(template).exists():
+        choose_template(None, file=template, default="")
+    given = call["tokenizer"]
+    named = isinstance(given, str | Path) and parse_hub_name(given) is None
+    if named and not _has_new_tokenizer(call) and not Path(given).exists():
+        load_tokenizer(given)
+
+
+def _has_new_tokenizer(call: Call) -> bool:
+    """Whether the tokenizer need not be there yet."""
+    return bool(call.values.get("train_tokenizer") or call.values.get("force_retrain_tokenizer"))
+
+
+def _require_tokenizer(call: Call) -> None:
+    """Refuse a new model on text without a tokenizer."""
+    if call["tokenizer"] is not None or not _is_new_model(call) or _has_new_tokenizer(call):
+        return
+    # Prepared tokens, and some tools' files of tokens, have one beside them.
+    names = strip_weights(list_files(call))
+    if all(name == str(STANDARD_INPUT) or find_format(Path(name)) for name in names):
+        refuse_without_tokenizer()
+
+
+def _is_new_model(call: Call) -> bool:
+    return "model" in call.values and not call["checkpoint"]
+
+
+def _is_continued(call: Call) -> bool:
+    """Whether the recipe, and what else is not given, is that of a checkpoint."""
+    return is_resuming(call) or bool(call.values.get("cooldown_from"))
+
+
+def _check_values(call: Call) -> None:
+    if "text_field" in call.values:
+        make_text_format(call)
+        make_row_options(apply_run_settings(call, *ROW_OPTIONS))
+    BadRecords(call["max_bad_records"])  # also where no record is left out
+    require_precision(call["precision"])
+    check_log_every(call["log_every"])
+    SaveTimer(call["save_minutes"])
+    RetentionPolicy(call["keep_last"], call["keep_every"], call["keep_best"])
+    EarlyStopping(call["patience"], call["min_delta"])
+    NonFinitePolicy.parse(call["on_nonfinite"])
+    SpikePolicy.parse(call["on_spike"], call["spike_sigma"], call["spike_window"])
+    choose_samples(call)
+    parse_template_args(call.values.get("template_arg", ()))
+    read_push(call["push_to_hub"], call["push_every_save"])
+    find_trackers(list_names(call["track"]))
+
+
+def _check_recipe(call: Call, edits: Mapping[str, object]) -> None:
+    """Refuse the settings of a new run, those of its model too where it is on this machine."""
+    spec = None
+    if _is_new_model(call):
+        fields = {**read_recipe_fields(call), **edits}
+        spec = _read_model(call)
+    else:
+        fields = {**read_recipe_fields(call, defaults=True), **edits}
+        fields["lora"] = make_lora(call, ())
+        check_length(call, fields)
+    if fields.get("seq_len") is None:
+        fields["seq_len"] = Recipe.seq_len if spec is None else choose_seq_len(spec)
+    recipe = replace_fields(Recipe(), fields)
+    if spec is not None:
+        check_seq_len(recipe, spec)
+        list_trainable(spec, recipe)
+
+
+def _read_model(call: Call) -> ModelSpec | None:
+    """The architecture of a new model; None where it is on the Hub."""
+    model = call["model"]
+    if isinstance(model, ModelSpec):
+        return model
+    if parse_hub_name(model) is not None:
+        return None
+    return read_architecture(model, call["ignore_fields"])
