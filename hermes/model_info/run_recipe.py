@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from hermes.errors import HermesError
-from hermes.formatting import format_with_unit
+from hermes.formatting import format_count, format_with_unit
 from hermes.model_info.run_plan import TrainingPlan, format_hours
 from hermes.model_info.scaling_rules import (
     BASE,
@@ -96,11 +96,12 @@ def fit_run(request: Request) -> tuple[Recipe, Placement, float]:
     tokens = choose_batch_tokens(budget)
     sequences = tokens / request.seq_len / request.placement.processes
     if sequences < 0.5 and request.placement.processes > 1:
-        most = max(1, int(2 * sequences * request.placement.processes))
+        processes = request.placement.processes
+        most, many = max(1, int(2 * sequences * processes)), format_count(processes, "processes")
         raise HermesError(
             f"a step of {tokens:,.0f} tokens, the rule's for this run, is less than half "
             f"a sequence of {request.seq_len:,} tokens for each of "
-            f"{request.placement.processes:,} processes; choose at most --num-processes {most}"
+            f"{many}; choose at most --num-processes {most}"
         )
     per_process = 1 << max(0, round(sequences).bit_length() - 1)
     if sequences > 1.5 * per_process:  # the nearer power of two

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from hermes.backend_options import Options
 from hermes.errors import HermesError
+from hermes.formatting import format_count
 from hermes.model_info.activations import BYTES_OF, LayerBytes, count_layer_bytes
 from hermes.model_info.attention_activations import is_unfused
 from hermes.model_info.layer_shape import BITS, LayerTraining, Shape, count_norm_bytes
@@ -79,7 +80,7 @@ class Placement:
         if self.processes % group or group < 2 or self.shard_group == 0:
             raise HermesError(
                 f"shard_group is {self.shard_group}; it must be at least 2 and divide the "
-                f"{self.processes} processes"
+                f"{format_count(self.processes, 'processes')}"
             )
 
     def _check_mlx(self) -> None:

@@ -20,8 +20,7 @@ class FinishCommand:
     The command finds in its environment HERMES_RUN, the run's folder; HERMES_STATUS, "finished",
     "stopped" or "failed"; and HERMES_ERROR, the error's line. If it fails itself, that is a
     warning. Without a command the block does nothing. tell: given lines for the user. on_begin:
-    called at the block's end before the command is started. only_failed: run it where the block
-    fails, and not where it ends well.
+    called at the block's end before the command is started.
     """
 
     def __init__(
@@ -30,18 +29,21 @@ class FinishCommand:
         run: str | Path,
         tell: Callable[[str], None],
         on_begin: Callable[[], None] = lambda: None,
-        *,
-        only_failed: bool = False,
     ):
         self._command, self._run, self._tell = command, Path(run), tell
-        self._on_begin, self._only_failed = on_begin, only_failed
+        self._on_begin = on_begin
         self._begun, self._ended = threading.Lock(), threading.Event()
+
+    def change(self, command: str, run: str | Path, tell: Callable[[str], None]) -> None:
+        """Take what is known of the run by now, unless the command has begun."""
+        if not self._begun.locked():
+            self._command, self._run, self._tell = command, Path(run), tell
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if not self._command or (self._only_failed and error is None):
+        if not self._command:
             return
         self._on_begin()
         if not self._begun.acquire(blocking=False):

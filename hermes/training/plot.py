@@ -28,6 +28,8 @@ OTHERS = {
     "tokens_per_second": "tokens per second",
 }
 
+LARGEST = 1e300  # what is beyond is drawn there: differences of such numbers are no numbers
+
 Point = tuple[float, float]
 
 
@@ -59,7 +61,10 @@ def read_curves(runs: Sequence[str | Path]) -> list[Curve]:
 
 
 def _read_curve(run: Path, name: str) -> Curve:
-    records = read_metrics(run)
+    records = [
+        {key: min(max(value, -LARGEST), LARGEST) for key, value in record.items()}
+        for record in read_metrics(run)
+    ]
     train = [(r["step"], r["loss"]) for r in records if "loss" in r]
     val = [(r["step"], r["val_loss"]) for r in records if "val_loss" in r]
     if not train:
@@ -199,6 +204,12 @@ class _Grid:
         return ["".join(map(cell, *pair)) for pair in zip(self._dots, self._over, strict=True)]
 
 
+def _format_tick(value: float, width: int) -> str:
+    """A number of the axis with the most decimals, up to three, that leave it so wide."""
+    forms = (f"{value:.3f}", f"{value:.1f}", f"{value:.0f}", f"{value:.0e}")
+    return next((text for text in forms if len(text) <= width), forms[-1])
+
+
 def draw_text(one: Curve, *, width: int = 72, height: int = 16, braille: bool = True) -> str:
     """The curve in characters: training's running mean in dots, validation as 'o', a mark as ':'.
 
@@ -246,7 +257,8 @@ def draw_text(one: Curve, *, width: int = 72, height: int = 16, braille: bool = 
     }
     lines = [_describe_loss([one]) + ("; o is validation" if one.val else "")]
     for index, row in enumerate(rows):
-        tick = f"{ticks[index]:{margin - 1}.3f}" if index in ticks else " " * (margin - 1)
+        tick = _format_tick(ticks[index], margin - 1) if index in ticks else ""
+        tick = tick.rjust(margin - 1)
         lines.append(f"{tick} |{row}".rstrip())
     end = f"{last:g}"
     steps = "1" + "step".center(grid.width - len(end) - 1) + end

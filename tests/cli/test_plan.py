@@ -7,6 +7,7 @@ import sys
 import pytest
 
 import hermes
+from hermes import mal
 from hermes.errors import HermesError
 
 
@@ -136,6 +137,14 @@ def test_what_a_run_yaml_says_of_its_length_batches_and_frozen_tensors_is_planne
     adapted = [plan(f"lora_rank: 4\n{more}")["trained"] for more in
                ("lora_targets: all\n", "lora_targets: q_proj\n", "dora: true\n")]  # fmt: skip
     assert adapted[1] < adapted[0] < adapted[2]
+
+
+def test_the_architecture_is_that_of_the_model_that_a_run_starts_from(call, tmp_path):
+    (tmp_path / "small.mal").write_text(mal.dumps(mal.load("nano")), encoding="utf-8")
+    (tmp_path / "r.yaml").write_text(f"model: tiny\ncheckpoint: {tmp_path / 'small.mal'}\n")
+    line = ["plan", "--config", str(tmp_path / "r.yaml"), "--backend", "torch", "--json"]
+    assert json.loads(call(*line)[1])["model"] == "nano"
+    assert json.loads(call(*line, "--model", "gpt2-small")[1])["model"] == "gpt2-small"
 
 
 def test_a_dpo_run_is_planned_by_pairs(call, tmp_path):

@@ -42,6 +42,28 @@ def write_run(folder, **more):
     return folder
 
 
+def test_large_losses_stay_in_their_column():
+    drawn = draw_text(Curve("run", [(1, 12345.6), (2, 3.0)]), width=50, braille=False)
+    rows = [row for row in drawn.splitlines() if "|" in row]
+    assert {row.index("|") for row in rows} == {7}
+    assert [row[:7].strip() for row in rows if row[:7].strip()] == [
+        *("12346", "9260.0", "6174.3", "3088.6", "3.000"),
+    ]  # fmt: skip
+
+
+def test_losses_at_the_ends_of_float64_are_drawn(tmp_path):
+    pytest.importorskip("matplotlib")
+    run = write_run(tmp_path / "run")
+    lines = [{"step": 1, "loss": 1.7e308}, {"step": 2, "loss": -1.7e308}, {"step": 3, "loss": 1}]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (run / "metrics.jsonl").write_text(text)
+    (curve,) = read_curves([run])
+    assert "*" in draw_text(curve, braille=False)
+    assert max(map(len, draw_text(curve, width=60).splitlines())) <= 61
+    draw_png([curve], tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size > 5_000
+
+
 def test_runs_of_one_name_are_told_apart(tmp_path, monkeypatch):
     runs = [write_run(tmp_path / "a" / "run"), write_run(tmp_path / "b" / "run"),
             write_run(tmp_path / "other")]  # fmt: skip

@@ -52,7 +52,7 @@ def _keep_own(file: OptionFile) -> OptionFile:
     """A file without the options that a run has and its plan does not need.
 
     Processes of the whole run are what a recipe starts, or what a run.yaml's numbers are for, and
-    its tokens those that it trains on.
+    its tokens those that it trains on. The architecture is that of the model that it starts from.
     """
     own = get_options("plan")
     known = set().union(*(get_options(name) for name in TRAINING_COMMANDS))
@@ -61,6 +61,8 @@ def _keep_own(file: OptionFile) -> OptionFile:
     count = str(file.processes) if file.processes else values.get("num_gpus")
     if count is not None:
         kept.setdefault("num_processes", count)
+    if values.get("checkpoint"):  # a run.yaml has the default of `model` beside
+        kept["model"] = values["checkpoint"]
     if values.get("train_tokens") not in (None, "0"):
         kept.setdefault("tokens", values["train_tokens"])
     return OptionFile(file.source, kept, file.processes)

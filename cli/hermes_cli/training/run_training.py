@@ -67,9 +67,6 @@ def train_run(context: click.Context, /, **_: Any) -> None:
     stopped and saved, and HermesError of every kind.
     """
     from hermes.training.finish_command import FinishCommand
-    from hermes.training.host import RunHost, make_options
-    from hermes.training.hub_upload import HubUploads, read_push, require_writable_repo
-    from hermes_cli.training.hub_upload import push_model
 
     command = context.command.name or "train"
     # Of several processes the one that starts them sees the end of all, else rank 0.
@@ -77,24 +74,30 @@ def train_run(context: click.Context, /, **_: Any) -> None:
     leads = rank_info is None or (rank_info.rank == 0 and find_launcher(os.environ) is not None)
     typed = context.params
     trains = leads and not (typed["dry_run"] or typed["print_config"])
-    at_once = typed["on_finish"] if trains else ""
-    with FinishCommand(at_once, typed["output"], _tell, only_failed=True):
-        options = ResolvedOptions(context, model_config=bool(typed["checkpoint"]))
-    if command == "train" and _is_tuning(options, typed["checkpoint"]):
-        command = "finetune"
-    if options["print_config"]:
-        click.echo(render_config(options))
-        return
-    if options["verbose"] and options["quiet"]:
-        raise HermesError("--verbose and --quiet are both given; keep one")
-    if options["quiet"]:
-        context.with_resource(hide_stages())
-    tell = _tell_warning if options["quiet"] else _tell
-    at_end = options["on_finish"] if leads and not options["dry_run"] else ""
     signals: Signals = context.find_root().obj.signals
-    finish = FinishCommand(at_end, options["output"], tell, lambda: _let_finish(signals))
-    signals.on_overdue = finish.run_stopped if at_end else None
+    at_once = typed["on_finish"] if trains else ""
+    finish = FinishCommand(at_once, typed["output"], _tell, lambda: _let_finish(signals))
+    signals.on_overdue = finish.run_stopped
     with finish:
+        from hermes.training.host import RunHost, make_options
+        from hermes.training.hub_upload import HubUploads, read_push, require_writable_repo
+        from hermes_cli.training.hub_upload import push_model
+
+        takes_model = command != "train" or bool(typed["checkpoint"])
+        options = ResolvedOptions(context, model_config=takes_model)
+        if command == "train" and _is_tuning(options, typed["checkpoint"]):
+            command = "finetune"
+        if options["print_config"]:
+            finish.change("", options["output"], _tell)
+            click.echo(render_config(options))
+            return
+        if options["verbose"] and options["quiet"]:
+            raise HermesError("--verbose and --quiet are both given; keep one")
+        if options["quiet"]:
+            context.with_resource(hide_stages())
+        tell = _tell_warning if options["quiet"] else _tell
+        trains = leads and not options["dry_run"]
+        finish.change(options["on_finish"] if trains else "", options["output"], tell)
         output = Path(options["output"])
         push = read_push(options["push_to_hub"], options["push_every_save"])
         function: Callable[..., TrainResult] = getattr(hermes, command)
