@@ -1,7 +1,7 @@
 """The index of a token stream's documents: found by number, by token, or by file and line.
 
-An index file has 20 bytes for each document, in order. It is memory-mapped, and every search is a
-bisection, so that one among millions of documents costs microseconds.
+An index file has 20 bytes for each document, in order. Of it is read what is asked for, and every
+search is a bisection, so that one among millions of documents costs microseconds.
 """
 
 import os
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from hermes.errors import DataError, StorageError, suggest_nearest
 from hermes.formatting import format_count
+from hermes.storage.array_file import ArrayFile
 
 __all__ = [
     "INDEX",
@@ -29,7 +30,7 @@ __all__ = [
     "parse_place",
 ]
 
-OPEN_FILES = 128  # mapped at a time; each takes a descriptor
+OPEN_FILES = 128  # at a time; each takes a descriptor
 
 # Of each document that begins in a part: its first token there, its line, its source's number.
 INDEX = np.dtype([("start", "<u8"), ("line", "<u8"), ("source", "<u4")])
@@ -39,10 +40,10 @@ INDEX = np.dtype([("start", "<u8"), ("line", "<u8"), ("source", "<u4")])
 class IndexPart:
     """The documents of one file of tokens, and how many tokens the file has.
 
-    open: maps their rows, of INDEX, into memory.
+    open: opens their rows, of INDEX.
     """
 
-    open: Callable[[], NDArray[Any]]
+    open: Callable[[], ArrayFile | NDArray[Any]]
     documents: int
     tokens: int
 
@@ -78,7 +79,7 @@ class DocumentIndex:
         self._parts, self.sources = tuple(parts), tuple(sources)
         self._documents = [0, *accumulate(part.documents for part in parts)]
         self._tokens = [0, *accumulate(part.tokens for part in parts)]
-        self._map = lru_cache(OPEN_FILES)(lambda at: self._parts[at].open())
+        self._open = lru_cache(OPEN_FILES)(lambda at: self._parts[at].open())
 
     def __len__(self) -> int:
         return self._documents[-1]
@@ -97,7 +98,8 @@ class DocumentIndex:
 
     def _read_row(self, number: int) -> tuple[Any, int]:
         at = bisect_right(self._documents, number) - 1
-        row = self._map(at)[number - self._documents[at]]
+        first = number - self._documents[at]
+        (row,) = self._open(at)[first : first + 1]
         return row, self._tokens[at] + int(row["start"])
 
     def find_starts(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -109,8 +111,8 @@ class DocumentIndex:
         at = np.searchsorted(self._documents, numbers, side="right") - 1
         for part in np.unique(at[numbers < len(self)]).tolist():
             here = at == part
-            rows = self._map(part)["start"][numbers[here] - self._documents[part]]
-            found[here] = rows.astype(np.int64) + self._tokens[part]
+            rows = self._open(part).take(numbers[here] - self._documents[part])
+            found[here] = rows["start"].astype(np.int64) + self._tokens[part]
         return found
 
     def read_lengths(self, first: int, stop: int) -> NDArray[np.int64]:
@@ -122,7 +124,8 @@ class DocumentIndex:
             if before >= last:
                 break
             if low < high:
-                starts.append(self._map(at)["start"][low:high].astype(np.int64) + self._tokens[at])
+                rows = self._open(at)[low:high]
+                starts.append(rows["start"].astype(np.int64) + self._tokens[at])
         if stop == len(self):
             starts.append(np.array([self.tokens]))
         bounds = np.concatenate(starts)
@@ -188,8 +191,8 @@ class DocumentIndex:
         return found
 
 
-def open_index_rows(path: Path, documents: int) -> NDArray[Any]:
-    """Map an index file into memory. Raises DataError for one of another size, StorageError."""
+def open_index_rows(path: Path, documents: int) -> ArrayFile:
+    """Open an index file. Raises DataError for one of another size, StorageError."""
     try:
         size = path.stat().st_size
         if size != documents * INDEX.itemsize:
@@ -198,10 +201,9 @@ def open_index_rows(path: Path, documents: int) -> NDArray[Any]:
                 f"{format_count(documents, 'documents take', 'document takes')} "
                 f"{documents * INDEX.itemsize:,}; copy or prepare it again"
             )
-        # A plain array of the same memory: slices of a memmap cost many times as much.
-        return np.asarray(np.memmap(path, INDEX, "r") if documents else np.empty(0, INDEX))
     except OSError as error:
         raise StorageError(f"cannot read {path}: {error.strerror}") from error
+    return ArrayFile(path, INDEX, documents)
 
 
 def parse_place(text: str) -> tuple[str, int]:

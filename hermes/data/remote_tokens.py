@@ -1,4 +1,4 @@
-"""Token files at addresses: copied once into the cache, since tokens are memory-mapped."""
+"""Token files at addresses: copied once into the cache, since tokens are read anywhere."""
 
 import hashlib
 import json

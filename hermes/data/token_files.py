@@ -82,7 +82,7 @@ def _measure(path: Path, dtype: str, offset: int, size: int) -> TokenFile:
 
 
 def open_token_files(paths: Sequence[Path], tokenizer: "Tokenizer") -> TokenStream:
-    """Open token files as one stream, memory-mapped; bare ids have 2 bytes, 4 where they need them.
+    """Open token files as one stream; bare ids have 2 bytes, 4 where they need them.
 
     They are read once, for the fingerprint and the largest id. Raises DataError for ids outside the
     tokenizer's vocabulary, StorageError.

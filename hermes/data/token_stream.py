@@ -1,4 +1,4 @@
-"""A tokenized corpus: one sequence of token ids in a memory-mapped file."""
+"""A tokenized corpus: one sequence of token ids in memory or in files."""
 
 import hashlib
 import json

@@ -1,11 +1,14 @@
 """Damage to prepared tokens is found and named with its file."""
 
 import json
+import os
 import random
 
+import numpy as np
 import pytest
 
 from hermes.data.prepared import open_prepared, verify_prepared
+from hermes.data.prepared.documents import open_index
 from hermes.errors import DataError
 from hermes.tokenizer import train_tokenizer
 
@@ -110,3 +113,16 @@ def flip(path, at=9, bit=0):
     data = bytearray(path.read_bytes())
     data[at] ^= 1 << bit
     path.write_bytes(data)
+
+
+def test_a_shard_or_index_that_is_cut_while_it_is_read_is_named(prepared):
+    stream, index = open_prepared(prepared), open_index(prepared)
+    assert len(stream.read(0, len(stream))) == len(stream)
+    assert index.read_lengths(0, len(index)).sum() == len(stream)
+    for path, read in (
+        (max(prepared.glob("*.bin")), lambda: stream.read(0, len(stream))),
+        (max(prepared.glob("*.idx")), lambda: index.find_starts(np.arange(len(index)))),
+    ):
+        os.truncate(path, 1)
+        with pytest.raises(DataError, match=rf"^{path} was cut short while it was being read; "):
+            read()

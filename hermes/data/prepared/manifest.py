@@ -94,7 +94,7 @@ def list_token_files(folder: Path, dtype: str, shards: Sequence[Shard]) -> list[
 
 
 def open_prepared(folder: Path) -> TokenStream:
-    """Open prepared tokens, memory-mapped. Raises DataError where a shard is missing or too short.
+    """Open prepared tokens. Raises DataError where a shard is missing or too short.
 
     What is in the shards is not read; `verify_prepared` does.
     """
