@@ -33,7 +33,7 @@ from hermes.options.synonyms import suggest_command, suggest_option
 from hermes.stage_display import StageDisplay, draw_on_terminal, measure_terminal
 from hermes.stages import report_stage, show_headings, show_stages
 from hermes_cli.display.help_sections import WIDEST_HELP, Row, SectionedGroup
-from hermes_cli.display.robust_stderr import make_stderr_robust
+from hermes_cli.display.robust_stderr import escape_unencodable, make_stderr_robust
 from hermes_cli.launch.signals import INTERRUPTED, Signals, write_to
 from hermes_cli.options.config_file import get_click_options, shorten_quoted
 
@@ -211,6 +211,7 @@ def run(
 
     try:
         signals.raise_if_ends()  # it came while Python imported this
+        _require_working_folder()
         with warnings.catch_warnings():
             warnings.showwarning = warn
             call = Call((*arguments,), tell, run, signals)
@@ -250,6 +251,8 @@ def run(
             return fail(_format_os_error(error), StorageError.exit_code)
         # The reader is gone, as with `| head`. Python would fail again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Warning as error:
+        return fail(f"{error} (a warning, which PYTHONWARNINGS makes an error)", 1)
     except Exception as error:
         # As a compiler does that the terminal sent the same Ctrl-C.
         if signals.has_come():
@@ -258,6 +261,16 @@ def run(
             return fail(exhausted, _choose_exhaustion_code(error))
         raise
     return 0
+
+
+def _require_working_folder() -> None:
+    """Raise StorageError in a folder that is gone, where the BLAS of torch ends the process."""
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise StorageError(
+            "the working folder was deleted or moved away; change to one that exists"
+        ) from error
 
 
 def _choose_exhaustion_code(error: BaseException) -> int:
@@ -300,6 +313,7 @@ def run_process(signals: Signals) -> None:
     """Run the command line of this process in a block of `signals`, and exit with its code."""
     _complete_words()
     write_to(make_stderr_robust())
+    escape_unencodable()
     end_without_teardown = exit_without_teardown()
     code = run(sys.argv[1:], signals=signals)
     signals.finish(code)

@@ -288,6 +288,21 @@ def test_a_warning_is_a_line_too(here, call, monkeypatch):
     code, _, err = call(*TRAIN, "--max-steps", 1)
     assert code == 0
     assert "Warning: torch.compile failed, so the run continues without it: no compiler\n" in err
+    monkeypatch.setattr(warnings, "filters", [("error", None, UserWarning, None, 0)])
+    message = (
+        "torch.compile failed, so the run continues without it: no compiler (a warning, which "
+        "PYTHONWARNINGS makes an error)"
+    )
+    refuses(call, 1, message, *TRAIN, "--max-steps", 1, "--output", "other")
+
+
+def test_a_working_folder_that_is_gone_is_one_line(tmp_path, monkeypatch, call):
+    """In it torch's BLAS ends the process, with a mistake's exit code."""
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    message = "the working folder was deleted or moved away; change to one that exists"
+    refuses(call, 74, message, "plan", "--model", "nano")
 
 
 def test_an_empty_run_yaml_is_named(trained, call):

@@ -1,11 +1,12 @@
-"""Standard streams that whoever started a command has closed, as daemons and job systems do."""
+"""Standard streams that are closed, as daemons and job systems leave them, or not of UTF-8."""
 
+import os
 import subprocess
 import sys
 
 import pytest
 
-from tests.cli.support import HERMES
+from tests.cli.support import HERMES, LITTLE
 
 CLOSED = ["<&-", ">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"]
 
@@ -46,3 +47,21 @@ def test_nothing_that_is_printed_gets_into_a_file_that_is_written(closed, tmp_pa
     written = (tmp_path / "checkpoint").read_text()
     assert written.startswith("a checkpoint in number ")
     assert int(written.split()[-1]) > 2
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "utf-8"])
+def test_a_character_that_the_locale_lacks_is_shown_otherwise(encoding, tmp_path):
+    """An old cluster's locale ended a command at the first dash that a model wrote."""
+    (tmp_path / "gr\u00fcn \u2014.mal").write_text(LITTLE)
+    done = subprocess.run(
+        [HERMES, "mal", "check", "gr\u00fcn \u2014.mal"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONIOENCODING": encoding},
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    shown = "gr\u00fcn \\u2014" if encoding == "latin-1" else "gr\u00fcn \u2014"
+    # Click takes a stream of ASCII for one of UTF-8 that was set up wrongly.
+    used = "utf-8" if encoding == "ascii" else encoding
+    assert shown.encode(used) in done.stdout

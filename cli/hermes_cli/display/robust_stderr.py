@@ -8,7 +8,7 @@ import os
 import sys
 from typing import Any
 
-__all__ = ["make_stderr_robust", "open_standard_streams"]
+__all__ = ["escape_unencodable", "make_stderr_robust", "open_standard_streams"]
 
 STDERR = 2
 
@@ -62,3 +62,12 @@ def open_standard_streams() -> None:
             kind = "r" if number == 0 else "w"
             text = open(number, kind, encoding="utf-8", closefd=False)  # noqa: SIM115
             setattr(sys, name, text)
+
+
+def escape_unencodable() -> None:
+    """Have standard output show as \\u2014, as standard error does, what its encoding lacks.
+
+    Where the locale's is not UTF-8, the first such character of a text would end the command.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
