@@ -38,11 +38,12 @@ def check_host(address: str, rank_info: RankInfo) -> None:
         try:
             socket.getaddrinfo(host.strip("[]"), None)
             return
-        except socket.gaierror as error:
-            if time.monotonic() > end:
+        except (socket.gaierror, UnicodeError) as error:  # the latter where it is no name at all
+            reason = error.strerror if isinstance(error, OSError) else "no host has such a name"
+            if isinstance(error, UnicodeError) or time.monotonic() > end:
                 raise HermesError(
                     f"rank {rank_info.rank} cannot resolve {host!r} (port {port}), where the "
-                    f"processes of this run meet: {error.strerror}; set MASTER_ADDR to an address "
+                    f"processes of this run meet: {reason}; set MASTER_ADDR to an address "
                     "of rank 0's machine, the same for all"
                 ) from error
         time.sleep(POLL)
