@@ -39,8 +39,8 @@ def test_what_can_be_no_hosts_name_is_named_too(join, name):
     with pytest.raises(HermesError) as refusal:
         join(RankInfo(1, 2, rendezvous=f"{name}:2024", rendezvous_timeout=60.0), "cpu")
     assert str(refusal.value) == (
-        f"rank 1 cannot resolve '{name}' (port 2024), where the processes of this run meet: no host "
-        "has such a name; set MASTER_ADDR to an address of rank 0's machine, the same for all"
+        f"rank 1 cannot resolve '{name}' (port 2024), where the processes of this run meet: no "
+        "host has such a name; set MASTER_ADDR to an address of rank 0's machine, the same for all"
     )
 
 
