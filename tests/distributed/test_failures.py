@@ -46,8 +46,9 @@ class Two(SingleProcess):
 def test_what_a_process_told_is_read_but_for_half_a_line(tmp_path):
     report = StatusFile(tmp_path, 1, 2)
     report.write_line("Error: no")
-    with (tmp_path / "000002-000001.jsonl").open("a") as file:
-        file.write('{"code": 7')
+    path = tmp_path / "000002-000001.jsonl"
+    written = path.read_bytes().rstrip(b"\0")
+    path.write_bytes(written + b'{"code": 7' + bytes(8_000))
     assert read_statuses(tmp_path) == [WorkerStatus(1, 2, os.getpid(), ("Error: no",), None)]
 
 

@@ -1,5 +1,6 @@
 """What a rank shows of its work before the first step, and what it says of it."""
 
+import errno
 import importlib.util
 import os
 import re
@@ -134,6 +135,26 @@ def test_a_pulse_is_a_file_until_the_first_step_is_done(tmp_path):
     pulse.stop()
     time.sleep(1.5 * BEAT)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_takes_the_pulse_away_and_it_comes_back(tmp_path, monkeypatch):
+    """The last sign that fitted would be that of a rank that does nothing any more."""
+    path, write = get_pulse_path(tmp_path, 0, 1), Path.write_text
+    pulse = Pulse(path)
+    pulse.start()
+
+    def refuse(*arguments, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    try:
+        end_at = time.monotonic() + WAIT
+        for found, is_there in ((refuse, False), (write, True)):
+            monkeypatch.setattr(Path, "write_text", found)
+            while path.exists() != is_there:
+                assert time.monotonic() < end_at
+                time.sleep(0.01)
+    finally:
+        pulse.stop()
 
 
 # Of MLX's modules that wait for what they ask for: not called in a step, or before all meet.

@@ -1,18 +1,21 @@
 """What a launcher does about its processes: whom it names, spares, wakes, asks again and kills."""
 
+import errno
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
-from hermes_cli.launch import hang_watch, supervisor
+from hermes.errors import StorageError
+from hermes_cli.launch import hang_watch, supervisor, worker_status
 from hermes_cli.launch.signals import Signals
 from hermes_cli.launch.supervisor import LONGEST_GRACE, Death, Writing, _Supervisor, supervise
-from hermes_cli.launch.worker_status import StatusFile, WorkerStatus
+from hermes_cli.launch.worker_status import StatusFile, WorkerStatus, read_statuses
 from tests.distributed.support import WAIT
 
 
@@ -134,6 +137,38 @@ def test_an_agent_that_waits_for_who_cannot_answer_is_left_behind(tmp_path, monk
         assert time.monotonic() - begun < WAIT / 2
         assert process.wait(WAIT) == -signal.SIGKILL
     assert capsys.readouterr().err == ""
+
+
+def test_no_processes_start_where_they_could_not_report(monkeypatch):
+    monkeypatch.setattr(supervisor, "count_free_bytes", lambda folder: 4096)
+    with pytest.raises(StorageError) as refused:
+        supervise(lambda folder: pytest.fail("started"), Signals())
+    assert str(refused.value) == (
+        f"{tempfile.gettempdir()} has 4096 bytes free, and processes that start need 1000000 there "
+        "for what they report; make room or set TMPDIR to another folder"
+    )
+
+
+def test_a_disk_that_fills_meanwhile_silences_no_worker(tmp_path, monkeypatch):
+    report = StatusFile(tmp_path, 0, 0)
+    (path,) = tmp_path.iterdir()
+    assert path.stat().st_size >= worker_status.ROOM  # which nobody else can take
+    size, write = path.stat().st_size, os.pwrite
+
+    def write_within(descriptor, line, at):
+        if at + len(line) > size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(descriptor, line, at)
+
+    monkeypatch.setattr(os, "pwrite", write_within)
+    report.write_joined()
+    report.write_line("x" * size)
+    report.write_line("Error: no")
+    report.write_exit_code(74)
+    assert path.stat().st_size == size
+    assert read_statuses(tmp_path) == [
+        WorkerStatus(0, 0, os.getpid(), ("Error: no",), 74, joined=True)
+    ]
 
 
 def test_who_was_interrupted_while_starting_is_asked_again_once(tmp_path):

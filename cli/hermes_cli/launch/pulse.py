@@ -2,6 +2,7 @@
 
 import json
 import threading
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -52,5 +53,8 @@ class Pulse:
         try:
             beside.write_text(json.dumps(asdict(beat)), encoding="utf-8")
             beside.replace(self._path)
-        except OSError:  # the launcher is gone, and its folder with it
+        except FileNotFoundError:  # the launcher is gone, and its folder with it
             self._ended.set()
+        except OSError:  # a full disk: no sign, rather than the last one for ever
+            with suppress(OSError):
+                self._path.unlink(missing_ok=True)

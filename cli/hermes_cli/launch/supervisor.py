@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import active_children, util
+from pathlib import Path
 from shutil import rmtree
 
 import click
 
-from hermes.errors import Interrupted, PeerLost
+from hermes.errors import Interrupted, PeerLost, StorageError
+from hermes.storage.space import count_free_bytes
 from hermes.storage.temporary import TemporaryFolder
 from hermes_cli.launch.crash_log import WRITE_STACKS
 from hermes_cli.launch.hang_watch import HangWatch, is_stopped
@@ -24,6 +26,7 @@ from hermes_cli.launch.worker_status import WorkerStatus, read_statuses
 __all__ = ["LONGEST_GRACE", "POLL", "Death", "StartWorkers", "Writing", "supervise"]
 
 POLL = 0.1
+ROOM = 1_000_000  # bytes for what workers report, and the addresses by which they find each other
 # Seconds without an end after which those that remain, once one is lost, hang; and at most. Neither
 # runs while rank 0 writes a checkpoint.
 GRACE, LONGEST_GRACE = 4.0, 8.0
@@ -93,12 +96,23 @@ def supervise(
     words: what is said at a signal once the workers have met.
     """
     with TemporaryFolder("processes") as folder:
+        _require_room(Path(folder))
         signals.ends = lambda: _end_all(folder)
         supervisor = _Supervisor(start, folder, signals, restarts, writing, work_limit, words)
         supervisor.run()
         code = supervisor.report()
     if code:
         raise click.exceptions.Exit(code)
+
+
+def _require_room(folder: Path) -> None:
+    """Raise StorageError where workers could not report to their launcher."""
+    free = count_free_bytes(folder)
+    if free is not None and free < ROOM:
+        raise StorageError(
+            f"{folder.parent} has {free} bytes free, and processes that start need {ROOM} there "
+            "for what they report; make room or set TMPDIR to another folder"
+        )
 
 
 class _Supervisor:

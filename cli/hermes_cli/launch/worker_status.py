@@ -1,10 +1,13 @@
 """What workers report to their launcher: one file per worker, one line of JSON per fact.
 
-A worker that is killed leaves no lock behind, and at worst half a line, which is not read.
+A worker that is killed leaves no lock behind, and at worst half a line, which is not read. Room for
+the reports is taken at the start, so that a disk that fills meanwhile silences nobody.
 """
 
 import json
 import os
+import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,13 +31,18 @@ class WorkerStatus:
     joined: bool = False
 
 
+# Zero bytes that a worker's file begins with, over which it writes.
+ROOM = 16_384
+
+
 class StatusFile:
-    """The file that a worker reports to."""
+    """The file that a worker reports to. Raises OSError where there is no room for it."""
 
     def __init__(self, folder: str, rank: int, attempt: int):
         path = Path(folder, f"{attempt:06}-{rank:06}.jsonl")
-        # Unbuffered: two threads may report, and each line is written by one call.
-        self._file = path.open("ab", buffering=0)
+        self._file = path.open("wb", buffering=0)
+        self._file.write(bytes(ROOM))
+        self._end, self._lock = 0, threading.Lock()  # two threads may report
         self._write({"rank": rank, "attempt": attempt, "pid": os.getpid()})
 
     def write_line(self, line: str) -> None:
@@ -55,7 +63,10 @@ class StatusFile:
         self.write_exit_code(INTERRUPTED)
 
     def _write(self, fact: dict[str, object]) -> None:
-        self._file.write(json.dumps(fact).encode("ascii") + b"\n")
+        line = json.dumps(fact).encode("ascii") + b"\n"
+        # Beyond the room, on a full disk: the launcher still sees how the process ends.
+        with self._lock, suppress(OSError):
+            self._end += os.pwrite(self._file.fileno(), line, self._end)
 
 
 def read_statuses(folder: str) -> list[WorkerStatus]:
@@ -64,7 +75,8 @@ def read_statuses(folder: str) -> list[WorkerStatus]:
 
 
 def _read(path: Path) -> WorkerStatus | None:
-    whole = path.read_text(encoding="utf-8").rpartition("\n")[0]
+    written = path.read_bytes().partition(b"\0")[0].decode("ascii")
+    whole = written.rpartition("\n")[0]
     if not whole:
         return None
     first, *facts = (json.loads(line) for line in whole.split("\n"))
