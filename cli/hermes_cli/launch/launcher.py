@@ -24,7 +24,8 @@ import click
 from hermes.distributed.environment import OWN, read_rank_info
 from hermes.distributed.join import set_timeouts
 from hermes.distributed.process_group import RankInfo, exit_without_teardown
-from hermes.errors import HermesError, Interrupted, NonFinite, PeerLost
+from hermes.errors import HermesError, Interrupted, NonFinite, PeerLost, StorageError
+from hermes.storage.durable import explain_os_error
 from hermes_cli.display.robust_stderr import make_stderr_robust
 from hermes_cli.launch.join import find_launched_backend, is_saving
 from hermes_cli.launch.pulse import Pulse, get_pulse_path
@@ -43,6 +44,8 @@ __all__ = ["start_workers"]
 Command = tuple[Callable[[list[str], Callable[[str], None], Signals], int], list[str]]
 
 REFUSALS = {HermesError.exit_code, click.UsageError.exit_code, NonFinite.exit_code}
+LOOPBACK = "127.0.0.1"
+ANSWER = 10.0  # seconds for a connection on this machine
 TORCH_LOG_LEVEL = "TORCH_CPP_LOG_LEVEL"
 # A process that multiprocessing starts looks for modules in the working folder first, until it has
 # this one's paths: a file json.py there, of whoever made the folder, would be run. By a value of
@@ -82,6 +85,7 @@ def start_workers(
     with _filter_torch_log():
         backend = find_launched_backend(asked["backend"], os.environ)
     _check_request(asked, backend, gpus, number)
+    check_surroundings(backend.name)
     signals.raise_if_come()
     call, restarts = context.find_root().obj, asked["max_restarts"]
     command = (call.run, list(call.arguments))
@@ -155,6 +159,29 @@ def _check_request(
         raise HermesError("several processes cannot share standard input; give --data F")
 
 
+def check_surroundings(backend_name: str) -> None:
+    """Look for what processes of this machine need to meet and start. Raises HermesError.
+
+    Without it torch says so in pages of stack frames, or MLX waits until it seems to hang.
+    """
+    try:
+        with socket.create_server((LOOPBACK, 0)) as server:
+            socket.create_connection(server.getsockname(), timeout=ANSWER).close()
+    except OSError as error:
+        raise HermesError(
+            f"the processes would meet at {LOOPBACK}, which cannot be reached "
+            f"({explain_os_error(error)}); bring up the loopback interface, or train in one process"
+        ) from error
+    if backend_name == "torch":
+        try:
+            get_context("fork").Lock()  # which starts no process
+        except OSError as error:
+            raise StorageError(
+                "torch starts processes with semaphores, which cannot be made in /dev/shm: "
+                f"{explain_os_error(error)}; make it writable, or train in one process"
+            ) from error
+
+
 def _run_worker(command: Command, folder: str, environment: Mapping[str, str]) -> int:
     """Run the same command in a worker, which finds its rank in its environment."""
     ended = exit_without_teardown()
@@ -224,8 +251,8 @@ def _start_elastic(command: Command, number: int, folder: str, restarts: int) ->
         nproc_per_node=number,
         run_id=f"hermes-{os.getpid()}",
         rdzv_backend="c10d",
-        rdzv_endpoint="127.0.0.1:0",
-        local_addr="127.0.0.1",
+        rdzv_endpoint=f"{LOOPBACK}:0",
+        local_addr=LOOPBACK,
         max_restarts=restarts,
         logs_specs=DefaultLogsSpecs(log_dir=str(Path(folder, "torch"))),
     )
@@ -268,8 +295,8 @@ def _free_addresses(number: int) -> list[list[str]]:
     with ExitStack() as sockets:
         free = [sockets.enter_context(socket.socket()) for _ in range(number)]
         for one in free:
-            one.bind(("127.0.0.1", 0))
-        return [[f"127.0.0.1:{one.getsockname()[1]}"] for one in free]
+            one.bind((LOOPBACK, 0))
+        return [[f"{LOOPBACK}:{one.getsockname()[1]}"] for one in free]
 
 
 def _await_workers(started: list[BaseProcess], writing: Writing) -> Death | None:
