@@ -84,7 +84,10 @@ class HangRules:
         if not waiting:
             return {}
         how = f"one call computed {work_limit} while others waited"
-        return {rank: self._say(rank, how) for rank in seen if self._is_in_call(rank)}
+        # Who waits is in no call of its own, whatever its threads do: MLX's ring polls, which looks
+        # like a call in a second in which a busy machine let it say nothing.
+        called = [rank for rank in seen if rank not in waiting and self._is_in_call(rank)]
+        return {rank: self._say(rank, how) for rank in called}
 
     def find_silent(self) -> list[int]:
         """Each rank that says nothing more for work_limit while another waits as long."""

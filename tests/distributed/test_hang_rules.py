@@ -109,6 +109,15 @@ def test_a_call_that_computes_hangs_where_another_rank_waits_as_long_and_only_th
     assert list(judge((9, waiter, back))[0]) == [1]
 
 
+@pytest.mark.parametrize("mute_at", range(1, 9))
+def test_who_waits_for_one_that_was_stopped_is_in_no_call(mute_at):
+    """Its ring polls, and a busy machine let it say nothing for a second."""
+    rules = HangRules(3.0)
+    for k in range(9):
+        rules.add({0: waiter(k - (k == mute_at)), 1: waiter(1)}, {0: True, 1: False})
+        assert rules.find() == {}
+
+
 def test_a_wait_for_another_process_is_no_hang():
     locked = lambda k: Beat(k, 5, OTHERS, "l")  # noqa: E731
     assert judge((9, waiter, locked)) == ({}, [])
