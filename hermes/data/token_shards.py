@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from hermes.errors import DataError, StorageError
 from hermes.formatting import format_count
+from hermes.process_limits import count_held_files
 from hermes.storage.array_file import ArrayFile
 
 __all__ = ["ID_TYPES", "TokenFile", "TokenShards", "TokenSlice", "iterate_blocks", "open_tokens"]
 
 ID_TYPES = ("<u2", "<u4")
-OPEN_FILES = 128  # at a time; each takes a descriptor
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class TokenShards:
         self._ends = np.cumsum(counts, dtype=np.int64)
         self._starts = self._ends - counts
         self._bounds: list[int] = self._ends.tolist()
-        self._open = lru_cache(OPEN_FILES)(lambda number: open_tokens(self.files[number]))
+        self._open = lru_cache(count_held_files())(lambda number: open_tokens(self.files[number]))
 
     def __len__(self) -> int:
         return int(self._ends[-1])
