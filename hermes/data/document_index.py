@@ -76,10 +76,11 @@ class DocumentIndex:
     """The documents of a stream of `tokens` tokens, from 0 in their order."""
 
     def __init__(self, parts: Sequence[IndexPart], sources: Sequence[IndexSource]):
-        self._parts, self.sources = tuple(parts), tuple(sources)
+        held = tuple(parts)  # not by way of self, or files stay open until a collection
+        self._parts, self.sources = held, tuple(sources)
         self._documents = [0, *accumulate(part.documents for part in parts)]
         self._tokens = [0, *accumulate(part.tokens for part in parts)]
-        self._open = lru_cache(count_held_files())(lambda at: self._parts[at].open())
+        self._open = lru_cache(count_held_files())(lambda at: held[at].open())
 
     def __len__(self) -> int:
         return self._documents[-1]

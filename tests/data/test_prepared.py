@@ -1,5 +1,6 @@
 """Prepared tokens are the same bytes however they are made."""
 
+import gc
 import os
 
 import numpy as np
@@ -147,10 +148,13 @@ def test_many_shards_are_read_within_a_limit_of_open_files(tmp_path, monkeypatch
     for number, file in enumerate(files):
         file.path.write_bytes(number.to_bytes(2, "little"))
     monkeypatch.setattr("resource.getrlimit", lambda kind: (limit, limit))
+    gc.collect()  # of other tests
     before = len(os.listdir("/dev/fd"))
     shards = TokenShards(files)
     assert [int(shards[k : k + 1][0]) for k in range(200)] == list(range(200))
     assert len(os.listdir("/dev/fd")) - before == min(held, 200)
+    del shards
+    assert len(os.listdir("/dev/fd")) == before
 
 
 def test_options_are_those_of_reading(data, tokenizer, tmp_path):
