@@ -38,6 +38,7 @@ __all__ = [
     "Unsupported",
     "describe_exhaustion",
     "explain_exhaustion",
+    "explain_os_error",
     "is_compiler_interrupted",
     "is_out_of_memory",
     "suggest_nearest",
@@ -119,6 +120,11 @@ def describe_exhaustion(error: BaseException) -> str:
     """What was asked for when something ran out, in the words of whoever refused it."""
     found = _find_exhaustion(error)
     return "" if found is None else " ".join(str(found).split())[:200]
+
+
+def explain_os_error(error: OSError) -> str:
+    """The reason that the operating system gives, in lower case."""
+    return (error.strerror or str(error)).lower()
 
 
 def suggest_nearest(word: str, known: Iterable[str]) -> str:

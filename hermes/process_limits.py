@@ -1,12 +1,13 @@
-"""The limits of this process's memory, which `ulimit` sets, and what they leave."""
+"""The limits of this process's memory and files, which `ulimit` sets, and what they leave."""
 
 import resource
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["ProcessLimit", "list_process_limits"]
+__all__ = ["ProcessLimit", "count_held_files", "list_process_limits"]
 
 UNLIMITED = 1 << 60
+MOST_HELD = 1024  # files of one kind, however many the limit allows
 # By option of `ulimit`: the limit of getrlimit(2), and which number of /proc/self/statm it bounds.
 # -v bounds addresses, -d what of them is private and writable, which memory of one's own is.
 KINDS = (
@@ -37,6 +38,15 @@ def list_process_limits() -> list[ProcessLimit]:
         if 0 <= limit < UNLIMITED:
             found.append(ProcessLimit(name, limit, _read_pages(field)))
     return found
+
+
+def count_held_files() -> int:
+    """How many files of one kind may be held open: a share of `ulimit -n`, which Macs set to 256.
+
+    There may be four kinds: shards and their indexes, to train on and to validate on.
+    """
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return min(max(limit // 8, 4), MOST_HELD) if limit >= 0 else MOST_HELD
 
 
 def _read_pages(field: int) -> int:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from hermes.errors import DataError, StorageError, suggest_nearest
 from hermes.formatting import format_count
+from hermes.process_limits import count_held_files
 from hermes.storage.array_file import ArrayFile
 
 __all__ = [
@@ -31,7 +32,6 @@ __all__ = [
     "parse_place",
 ]
 
-OPEN_FILES = 128  # at a time; each takes a descriptor
 
 # Of each document that begins in a part: its first token there, its line, its source's number.
 INDEX = np.dtype([("start", "<u8"), ("line", "<u8"), ("source", "<u4")])
@@ -86,10 +86,11 @@ class DocumentIndex:
     """The documents of a stream of `tokens` tokens, from 0 in their order."""
 
     def __init__(self, parts: Sequence[IndexPart], sources: Sequence[IndexSource]):
-        self._parts, self.sources = tuple(parts), tuple(sources)
+        held = tuple(parts)  # not by way of self, or files stay open until a collection
+        self._parts, self.sources = held, tuple(sources)
         self._documents = [0, *accumulate(part.documents for part in parts)]
         self._tokens = [0, *accumulate(part.tokens for part in parts)]
-        self._open = lru_cache(OPEN_FILES)(lambda at: self._parts[at].open())
+        self._open = lru_cache(count_held_files())(lambda at: held[at].open())
 
     def __len__(self) -> int:
         return self._documents[-1]

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from hermes.errors import DataError, StorageError
 from hermes.formatting import format_count
+from hermes.process_limits import count_held_files
 from hermes.storage.array_file import ArrayFile
 
 __all__ = ["ID_TYPES", "TokenFile", "TokenShards", "TokenSlice", "iterate_blocks", "open_tokens"]
 
 ID_TYPES = ("<u2", "<u4")
-OPEN_FILES = 128  # at a time; each takes a descriptor
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,15 @@ class TokenShards:
     """The tokens of several files, one after the other, indexed like an array. (N,)"""
 
     def __init__(self, files: Sequence[TokenFile]):
-        self.files = tuple(files)
+        self.files = held = tuple(
+            files
+        )  # not by way of self, or files stay open until a collection
         self.dtype = np.result_type(*(np.dtype(file.dtype) for file in files))
         counts = [file.tokens for file in files]
         self._ends = np.cumsum(counts, dtype=np.int64)
         self._starts = self._ends - counts
         self._bounds: list[int] = self._ends.tolist()
-        self._open = lru_cache(OPEN_FILES)(lambda number: open_tokens(self.files[number]))
+        self._open = lru_cache(count_held_files())(lambda number: open_tokens(held[number]))
 
     def __len__(self) -> int:
         return int(self._ends[-1])

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hermes.errors import StorageError
-from hermes.storage.durable import explain_os_error, flush
+from hermes.errors import StorageError, explain_os_error
+from hermes.storage.durable import flush
 
 __all__ = ["AppendOnlyFile"]
 

@@ -5,6 +5,7 @@ without a word. A read raises.
 """
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from hermes.errors import DataError, StorageError
+from hermes.storage.reading import call_again
 
 __all__ = ["ArrayFile"]
 
@@ -27,7 +29,7 @@ class ArrayFile:
         self._count, self._offset = count, offset
         self._descriptor = -1
         try:
-            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self._descriptor = call_again(partial(os.open, path, os.O_RDONLY | os.O_CLOEXEC))
         except OSError as error:
             raise StorageError(f"cannot read {path}: {error.strerror}") from error
 
@@ -55,7 +57,7 @@ class ArrayFile:
 
     def _read_once(self, size: int, offset: int) -> bytes:
         try:  # several times as fast as preadv into an array that is there
-            data = os.pread(self._descriptor, size, offset)
+            data = call_again(partial(os.pread, self._descriptor, size, offset))
         except OSError as error:
             raise StorageError(f"cannot read {self.path}: {error.strerror}") from error
         if not data:

@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from hermes.errors import HermesError, StorageError
+from hermes.errors import HermesError, StorageError, explain_os_error
 from hermes.storage.addresses import require_local
 from hermes.storage.reading import list_folder
 from hermes.storage.temporary import delete_abandoned, hold_lock
@@ -31,7 +31,6 @@ __all__ = [
     "FileDigest",
     "Operation",
     "delete_folder",
-    "explain_os_error",
     "flush",
     "link_or_copy",
     "write_atomically",
@@ -128,11 +127,6 @@ class Disk:
     def delete_folder(self, path: Path) -> None:
         """Delete an empty folder."""
         self._run(Operation("delete folder", path), lambda: os.rmdir(path))
-
-
-def explain_os_error(error: OSError) -> str:
-    """The reason that the operating system gives, in lower case."""
-    return (error.strerror or str(error)).lower()
 
 
 def flush(descriptor: int) -> None:

@@ -5,13 +5,16 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from hermes.errors import CheckpointError, DataError, StorageError
 from hermes.stages import report_stage
 
 __all__ = [
     "SMALL",
+    "call_again",
     "hash_file",
     "list_folder",
     "open_file",
@@ -27,6 +30,21 @@ BLOCK = 8 * 2**20
 # With these errors the file is missing, not a file or damaged. Any other error (no permission, too
 # many open files, ...) says nothing about the file.
 TORN = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.EIO)
+
+# What a server that is busy or was started anew answers to one call and not to the next.
+PASSING = (errno.EIO, errno.ESTALE)
+
+T = TypeVar("T")
+
+
+def call_again(call: Callable[[], T]) -> T:
+    """Call once more what a network file system refused for the moment; a bad disk fails again."""
+    try:
+        return call()
+    except OSError as error:
+        if error.errno not in PASSING:
+            raise
+    return call()
 
 
 def translate_read_error(path: Path, error: OSError) -> CheckpointError | StorageError:
@@ -51,7 +69,8 @@ def open_file(path: Path) -> tuple[int, int]:
     """
     try:
         # O_NONBLOCK: opening a pipe would otherwise wait for its writer.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+        descriptor = call_again(partial(os.open, path, flags))
         status = os.fstat(descriptor)
     except OSError as error:
         raise translate_read_error(path, error) from error
@@ -65,7 +84,7 @@ def read_into(descriptor: int, view: memoryview, offset: int, path: Path) -> Non
     """Fill `view` with a file's bytes from `offset` on. Raises CheckpointError, StorageError."""
     while view:
         try:
-            count = os.preadv(descriptor, [view[:BLOCK]], offset)
+            count = call_again(partial(os.preadv, descriptor, [view[:BLOCK]], offset))
         except OSError as error:
             raise translate_read_error(path, error) from error
         if count == 0:

@@ -4,8 +4,7 @@ import errno
 import os
 from pathlib import Path
 
-from hermes.errors import StorageError
-from hermes.storage.durable import explain_os_error
+from hermes.errors import StorageError, explain_os_error
 
 __all__ = ["count_free_bytes", "is_full", "require_space"]
 

@@ -1,5 +1,8 @@
 """Prepared tokens are the same bytes however they are made."""
 
+import gc
+import os
+
 import numpy as np
 import pytest
 
@@ -136,6 +139,22 @@ def test_shards_are_indexed_like_one_array(tmp_path):
     files[1].path.write_bytes(b"\0\0")
     with pytest.raises(DataError, match=r"1.bin: 2 bytes where its 399 tokens take 800; copy or"):
         TokenShards(files)[:]
+
+
+@pytest.mark.parametrize(("limit", "held"), [(64, 8), (256, 32), (1024, 128), (1 << 20, 1024)])
+def test_many_shards_are_read_within_a_limit_of_open_files(tmp_path, monkeypatch, limit, held):
+    """A Mac's is 256, of which shards and their indexes took as many."""
+    files = [TokenFile(tmp_path / f"{number}.bin", "<u2", 1) for number in range(200)]
+    for number, file in enumerate(files):
+        file.path.write_bytes(number.to_bytes(2, "little"))
+    monkeypatch.setattr("resource.getrlimit", lambda kind: (limit, limit))
+    gc.collect()  # of other tests
+    before = len(os.listdir("/dev/fd"))
+    shards = TokenShards(files)
+    assert [int(shards[k : k + 1][0]) for k in range(200)] == list(range(200))
+    assert len(os.listdir("/dev/fd")) - before == min(held, 200)
+    del shards
+    assert len(os.listdir("/dev/fd")) == before
 
 
 def test_options_are_those_of_reading(data, tokenizer, tmp_path):

@@ -24,8 +24,14 @@ import click
 from hermes.distributed.environment import OWN, read_rank_info
 from hermes.distributed.join import set_timeouts
 from hermes.distributed.process_group import RankInfo, exit_without_teardown
-from hermes.errors import HermesError, Interrupted, NonFinite, PeerLost, StorageError
-from hermes.storage.durable import explain_os_error
+from hermes.errors import (
+    HermesError,
+    Interrupted,
+    NonFinite,
+    PeerLost,
+    StorageError,
+    explain_os_error,
+)
 from hermes_cli.display.robust_stderr import make_stderr_robust
 from hermes_cli.launch.join import find_launched_backend, is_saving
 from hermes_cli.launch.pulse import Pulse, get_pulse_path
