@@ -20,18 +20,18 @@ def complete_option(entry: Option, begun: str) -> list[CompletionItem]:
     choices = list(entry.choices) or _list_names(entry.name)
     if entry.name == "model":
         choices += mal.list_bundled()
-    is_path = entry.is_path or _names_path(entry)
+    is_path = entry.is_path or _needs_path(entry)
     return _complete(choices, begun, is_path=is_path, is_folder=entry.metavar == "DIR")
 
 
 def complete_argument(entry: Argument, begun: str) -> list[CompletionItem]:
     """The values of an argument that begin so: bundled models or paths."""
     names = mal.list_bundled() if entry.is_model else ()
-    is_path = entry.is_model or _names_path(entry)
+    is_path = entry.is_model or _needs_path(entry)
     return _complete(names, begun, is_path=is_path, is_folder=entry.metavar == "DIR")
 
 
-def _names_path(entry: Option | Argument) -> bool:
+def _needs_path(entry: Option | Argument) -> bool:
     return entry.type not in (int, float, bool) and (
         entry.type is not str or entry.metavar == "DIR" or "FILE" in entry.metavar.split(":")[0]
     )
