@@ -2,7 +2,9 @@
 
 import os
 import signal
+import socket
 import subprocess
+import sys
 
 import pytest
 
@@ -10,6 +12,7 @@ from hermes.distributed.agreement import all_or_none
 from hermes.errors import HermesError, StorageError
 from hermes.training.coordination import RankCoordinator
 from hermes.training.training_data import Mean
+from hermes_cli.launch.launcher import hold_free_ports
 from tests.cli.support import drop_stages
 from tests.distributed.support import (
     COMMON,
@@ -127,6 +130,19 @@ def test_the_split_is_kept_or_refused_once(corpus, tmp_path):
     said = train(corpus, "--output", tmp_path / "x", "--backend", "torch", "--num-gpus", 2,
                  "--device", "cuda", code=1)  # fmt: skip
     assert "Error: --num-gpus 2, but torch finds " in said
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nobody can hold a port for another")
+def test_ports_are_kept_for_the_processes_that_begin_there():
+    with hold_free_ports(2) as ports:
+        assert len({*ports}) == 2
+        for port in ports:
+            with socket.socket() as stranger, pytest.raises(OSError, match="already in use"):
+                stranger.bind(("127.0.0.1", port))
+            with socket.socket() as own:  # as MLX's ring asks for it
+                own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                own.bind(("127.0.0.1", port))
+                own.listen()
 
 
 NEVER_STARTED = f"""
