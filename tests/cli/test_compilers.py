@@ -13,7 +13,10 @@ from tests.waiting import wait_until
 
 # In the place of g++: it says that it works, and then works for longer than anybody waits.
 WORKS = """#!/bin/sh
-if [ "$1" != --version ] && {when}; then echo $$ > {pid}.part; mv {pid}.part {pid}; while true; do sleep 1; done; fi
+if [ "$1" != --version ] && {when}; then
+    echo $$ > {pid}.part; mv {pid}.part {pid}
+    while true; do sleep 1; done
+fi
 exec {compiler} "$@"
 """
 
