@@ -19,7 +19,6 @@ from hermes.checkpoint.manifest import MANIFEST
 from hermes.checkpoint.weights import read_weights
 from hermes.errors import CheckpointError, HermesError
 from hermes.interface import Tensors
-from hermes.interop.architecture import read_architecture
 from hermes.interop.companions import name_file, parse_object, read_companions
 from hermes.interop.hub import describe_missing_model, resolve_hub_path
 from hermes.interop.huggingface.config_reader import read_any_config
@@ -131,7 +130,7 @@ def _open(
 
 def _require_named(source: StoredModel, name: Path) -> StoredModel:
     """The model, which has the architecture that `name` has, save the vocabulary, or is refused."""
-    named = replace(read_architecture(str(name)), vocab_size=source.spec.vocab_size)
+    named = replace(mal.load(str(name)), vocab_size=source.spec.vocab_size)
     advice = f"name that one as the architecture, not {name}, or none"
     require_model(source.path, source.spec, named, advice)
     return source
@@ -326,7 +325,7 @@ def _read_architecture(path: Path, ignore: tuple[str, ...]) -> _Architecture:
             return _Architecture(spec, "litgpt", ignored=ignore)
     if path.suffix and not path.is_dir():
         raise HermesError(f"--config {path} must end in .json, .mal or .yaml")
-    return _Architecture(read_architecture(str(path), ignore), "hermes")
+    return _Architecture(mal.load(str(path)), "hermes")
 
 
 def _read_config_ids(path: Path) -> dict[str, Any]:
