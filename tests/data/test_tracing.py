@@ -17,6 +17,7 @@ from hermes.data.prepared import PreparationOptions, prepare_tokens
 from hermes.data.run_data import DataRecord, RunData, SessionRecord, SourceRecord
 from hermes.errors import DataError, HermesError
 from tests.data.recorded import LITTLE, list_rows, record_batches, record_validation
+from tests.data.synthetic_index import write_synthetic_index
 from tests.distributed.support import WAIT, free_ports
 
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "then", "it", "ran", "off", "to", "see"]
@@ -382,25 +383,3 @@ def test_ten_million_documents_are_traced_in_less_than_a_second(tmp_path, overlo
         assert done.returncode == 0, done.stderr
         assert "a.jsonl:" in done.stdout
         assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1
-
-
-def write_synthetic_index(folder, documents, shards):
-    """A folder of prepared tokens, 300 a document: a real index, and holes for ids."""
-    from hermes.data.document_index import INDEX
-    from hermes.data.prepared.manifest import Shard, make_manifest
-
-    folder.mkdir()
-    each, rows = documents // shards, np.zeros(documents // shards, INDEX)
-    rows["start"] = np.arange(each) * 300
-    described = []
-    for number in range(shards):
-        rows["line"] = np.arange(each) + number * each + 1
-        (folder / f"00000-{number:05}.idx").write_bytes(rows.tobytes())
-        with open(folder / f"00000-{number:05}.bin", "wb") as file:
-            file.truncate(each * 300 * 2)
-        described.append(Shard(f"00000-{number:05}", each * 300, each, 0, 0, "", "", ""))
-    source = {"name": "a.jsonl", "kind": "jsonl", "size": 0}
-    facts = {"fingerprint": "f", "dtype": "<u2", "tokens": documents * 300, "documents": documents,
-             "text_bytes": 0, "largest": 0, "options": {"documents": "file"}, "plan": [source],
-             "sources": [source]}  # fmt: skip
-    (folder / "manifest.json").write_bytes(make_manifest(facts, described))
