@@ -173,8 +173,9 @@ class LossScaling:
         require(self.interval >= 1, "loss_scaling.interval", self.interval, "at least 1")
         for name, holds, wanted in (
             ("minimum", 0 < self.minimum < math.inf, "above 0"),
-            ("initial", self.minimum <= self.initial < 2.0**127, "from the minimum to 2^127"),
             ("growth", 1 < self.growth < math.inf, "above 1"),
             ("backoff", 0 < self.backoff < 1, "above 0 and below 1"),
         ):
             require(holds, f"loss_scaling.{name}", getattr(self, name), wanted)
+        is_scale = self.minimum <= self.initial < 2.0**127
+        require(is_scale, "loss_scale", self.initial, "from the minimum to 2^127")  # an option

@@ -27,8 +27,6 @@ SEVERAL = {
     ("hermes/distributed/beat_channel.py", "size"),
     ("hermes/finetuning/dpo.py", "size"),
     ("hermes/model_info/run_plan.py", "plan.processes"),
-    ("hermes/model_info/run_recipe.py", "request.placement.processes"),
-    ("hermes/model_info/training_memory.py", "self.processes"),
     ("hermes/serving/body.py", "len(texts)"),
     ("hermes/tokenizer/growth.py", "times"),
     ("hermes/training/batch_split.py", "now"),

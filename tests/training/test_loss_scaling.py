@@ -92,10 +92,12 @@ def test_settings_of_another_precision_and_impossible_ones_are_refused(runs, tmp
     with pytest.raises(HermesError, match=r"^loss_scale belongs to precision float16, and the run"):
         runs(loss_scale=1024, precision="bfloat16")
     assert not (tmp_path / "run").exists()
-    for wrong in ({"initial": 0.5}, {"growth": 1.0}, {"backoff": 1.0}, {"interval": 0},
-                  {"minimum": 0.0}):  # fmt: skip
-        with pytest.raises(HermesError, match=f"loss_scaling.{next(iter(wrong))} must be"):
-            LossScaling(**wrong)
+    for name, wrong in {
+        "initial": 0.5, "growth": 1.0, "backoff": 1.0, "interval": 0, "minimum": 0.0,
+    }.items():  # fmt: skip
+        named = "loss_scale" if name == "initial" else f"loss_scaling.{name}"
+        with pytest.raises(HermesError, match=f"^{named} must be"):
+            LossScaling(**{name: wrong})
 
 
 def test_a_checkpoint_with_an_impossible_scale_is_damaged():
