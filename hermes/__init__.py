@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hermes.api import backend, load_spec, train
+    from hermes.api import train
     from hermes.api_chat import chat
     from hermes.api_data import (
         PrepareResult,
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from hermes.api_finetuning import finetune, sft
     from hermes.api_generation import generate
     from hermes.api_models import ConvertResult, convert, merge
+    from hermes.api_opening import backend, load_spec
     from hermes.api_planning import make_recipe, plan
     from hermes.api_preferences import dpo
     from hermes.api_serving import serve
@@ -88,7 +89,8 @@ __all__ = [
 
 _HOMES = {
     "errors": ("HermesError",),
-    "api": ("backend", "load_spec", "train"),
+    "api": ("train",),
+    "api_opening": ("backend", "load_spec"),
     "api_tokenizer": ("train_tokenizer",),
     "api_data": (
         "PrepareResult",

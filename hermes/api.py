@@ -1,30 +1,42 @@
-"""The public functions that open a backend, read an architecture, and train from scratch.
+"""The public function that trains from scratch, and what all that train share.
 
-The command line calls them. Arguments have the names and defaults of the command's options. They
-are checked and converted before anything is read, and NumPy's numbers are taken as Python's.
+That is how they are called, and a run from start to end. The command line calls them. Arguments
+have the names and defaults of the command's options. They are checked and converted before anything
+is read, and NumPy's numbers are taken as Python's.
 """
 
+import functools
+import inspect
+import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from signal import SIGINT
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from hermes.api_checks import check_vocab_size
-from hermes.api_runs import bind_call, ignore_event, return_false, run_to_end
+from hermes.api_checks import check_training_call, check_vocab_size, make_call
 from hermes.arguments import (
     Call,
-    convert_value,
-    name_own_arguments,
+    list_argument_names,
+    name_arguments,
 )
 from hermes.distributed.agreement import all_or_none
-from hermes.errors import HermesError
+from hermes.distributed.join import find_rank_info
+from hermes.errors import HermesError, Interrupted
 from hermes.finetuning.options import apply_run_settings, make_text_request
-from hermes.interface import Backend, choose_backend
 from hermes.interop.architecture import read_architecture
 from hermes.recipe import LossScaling, OptimizerRecipe
 from hermes.spec import ModelSpec
+from hermes.stages import show_stages
+from hermes.storage.log_file import LogFile
+from hermes.tasks.rounds import choose_rounds
 from hermes.tokenizer import Tokenizer
 from hermes.training.events import Event
-from hermes.training.host import RunHost, join_host
+from hermes.training.exhaustion import explain_training_memory
+from hermes.training.finish_command import FinishCommand
+from hermes.training.host import RunHost, join_host, tell_warning
+from hermes.training.interrupts import DeferredInterrupt
 from hermes.training.new_tokenizer import (
     choose_tokenizer,
     save_new_tokenizer,
@@ -37,33 +49,131 @@ from hermes.training.options import (
     make_row_options,
     read_recipe_fields,
 )
+from hermes.training.progress_bar import describe_event, open_progress
 from hermes.training.request import RunRequest
-from hermes.training.result import TrainResult
-from hermes.training.run import check_output, has_checkpoint
+from hermes.training.result import ResultCollector, TrainResult
+from hermes.training.run import Run, check_output, has_checkpoint, open_run
+from hermes.training.tracking import deliver, open_trackers
 
-__all__ = [
-    "backend",
-    "load_spec",
-    "train",
-]
+__all__ = ["bind_call", "ignore_event", "return_false", "run_to_end", "train"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
-@name_own_arguments
-def load_spec(source: str | Path) -> ModelSpec:
-    """An architecture: a bundled name, a MAL file or text, or that of a model or run.
+def ignore_event(event: Event) -> None:
+    """Do nothing: the default of `report`."""
 
-    A model is a checkpoint, a Hugging Face folder or its config.json, a file of weights with its
-    configuration beside it, or hf://OWNER/REPO. Raises MalError and HermesError.
+
+def return_false() -> bool:
+    """Return False: the default of `stop`."""
+    return False
+
+
+def bind_call(function: Callable[Concatenate[Call, P], R]) -> Callable[P, R]:
+    """Hand a public function its arguments as a Call, checked, converted, and which were given.
+
+    The public signature has all parameters but that first one.
     """
-    return read_architecture(convert_value("source", source, str | Path))
+    signature = inspect.signature(function)
+    public = signature.replace(parameters=list(signature.parameters.values())[1:])
+    names = list_argument_names(public)
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        bound = make_call(function, public, args, kwargs)
+        try:
+            if bound["host"] is None and find_rank_info(os.environ, bound["peer_timeout"]) is None:
+                _check(bound)
+            return function(bound, *args, **kwargs)
+        except HermesError as error:
+            if bound["host"] is None:
+                error.args = (name_arguments(str(error), names), *error.args[1:])
+            raise
+
+    call.__signature__ = public  # type: ignore[attr-defined]  # read by inspect and help()
+    return call
 
 
-def backend(name: str = "auto") -> Backend:
-    """A backend by name; "auto" is mlx on Apple silicon, torch elsewhere, else the one installed.
+def _check(call: Call) -> None:
+    """Refuse what needs no backend to be refused; --on-finish runs after that, too."""
+    try:
+        check_training_call(call)
+    except HermesError:
+        command = "" if call["dry_run"] else call["on_finish"]
+        with FinishCommand(command, call["output"], tell_warning):
+            raise
 
-    Raises MissingBackend, with what to install.
+
+def run_to_end(
+    request: RunRequest,
+    call: Call,
+    host: RunHost,
+    on_start: Callable[[], object] = lambda: None,
+) -> TrainResult:
+    """Train what is requested to its end, or until it is asked to stop.
+
+    on_start: called in rank 0 once nothing can refuse the run. Raises KeyboardInterrupt after
+    Ctrl-C, once the run is saved.
     """
-    return choose_backend(name)
+    report, uploads = call["report"], host.uploads
+    tasks = all_or_none(host.process_group, lambda: choose_rounds(call))
+    request = replace(request, tasks=tasks)
+
+    def show_prepared(run: Run) -> None:
+        for note in run.notes if host.leads else ():
+            host.tell(note)
+        host.on_prepared(run)
+
+    with open_run(request, show_prepared) as run, DeferredInterrupt() as interrupt:
+        if host.leads and not (run.finished or request.dry_run):
+            on_start()
+        host.on_open(run)
+        if request.dry_run:
+            result = ResultCollector(run).result
+            run.discard()
+            return result
+
+        def stop() -> bool:
+            return interrupt.came or host.stop() or call["stop"]()
+
+        collector = ResultCollector(run)
+        shows = host.leads and not run.finished and not call["quiet"]
+        progress, verbose = call["progress"] if shows else False, call["verbose"]
+        log_file = Path(call["log_file"]) if host.leads and call["log_file"] else None
+        with (
+            LogFile(log_file) as log,
+            closing(
+                open_progress(run.total_steps, run.position.step, progress, verbose=verbose)
+            ) as shown,
+            show_stages(shown.show_stage),
+            open_trackers(run, host.tell) as trackers,
+            explain_training_memory(request, run.components.recipe, run.components.spec.name),
+        ):
+            log.say(
+                f"run {request.output}: from step {run.position.step:,} to {run.total_steps:,}, "
+                f"{run.components.spec.name}, {request.backend.name} on {request.device}"
+            )
+            for note in run.notes:
+                log.say(note)
+            for event in run.train(stop):
+                collector.add(event)
+                shown.show(event)
+                log.say(describe_event(event))
+                deliver(trackers, event)
+                report(event)
+                if uploads is not None and host.leads:
+                    uploads.push_saved(event)
+        result = collector.result
+    if interrupt.came and not result.finished:
+        stopped = (
+            f"stopped at step {result.steps:,} of {run.total_steps:,} and saved in "
+            f"{result.checkpoint}; resume=True continues the run"
+        )
+        raise (KeyboardInterrupt if interrupt.number == SIGINT else Interrupted)(stopped)
+    if uploads is not None and host.leads:
+        uploads.last = result.checkpoint
+    return result
 
 
 @bind_call

@@ -4,10 +4,11 @@ Loading a framework takes seconds, or more where a machine is busy; a wrong valu
 once. The functions that look are those that look again where the run is made.
 """
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from hermes.arguments import Call
+from hermes.arguments import Call, check_verbosity, convert_arguments
 from hermes.chat_templates.template import choose_template, parse_template_args
 from hermes.checkpoint import RetentionPolicy, locate
 from hermes.data.bad_records import BadRecords
@@ -20,6 +21,7 @@ from hermes.interop.architecture import read_architecture
 from hermes.interop.hub import load_tokenizer, parse_hub_name, require_model_present
 from hermes.model_info.devices import require_precision
 from hermes.numerics.lora import list_trainable
+from hermes.options.synonyms import suggest_option
 from hermes.recipe import Recipe, replace_fields
 from hermes.spec import ModelSpec
 from hermes.tracking.registry import find_trackers
@@ -41,7 +43,38 @@ from hermes.training.save_timer import SaveTimer
 from hermes.training.setup import check_seq_len, choose_seq_len, refuse_without_tokenizer
 from hermes.training.spikes import SpikePolicy
 
-__all__ = ["check_training_call", "check_vocab_size"]
+__all__ = ["check_arguments", "check_training_call", "check_vocab_size", "make_call"]
+
+
+def make_call(
+    function: Callable[..., object],
+    public: inspect.Signature,
+    args: Sequence[object],
+    kwargs: Mapping[str, object],
+) -> Call:
+    """The arguments, converted. Raises TypeError for those that do not fit, and HermesError."""
+    try:
+        bound = public.bind(*args, **kwargs)
+    except TypeError as error:
+        unknown = next((name for name in kwargs if name not in public.parameters), "")
+        hint = suggest_option(unknown, public.parameters) if unknown else ""
+        raise TypeError(f"{function.__name__}() {error}{hint}") from None
+    given = frozenset(bound.arguments)
+    bound.apply_defaults()
+    return Call(convert_arguments(function, bound.arguments), given)
+
+
+def check_arguments(
+    function: Callable[..., object],
+    arguments: Mapping[str, object],
+    edits: Mapping[str, object],
+) -> None:
+    """Refuse arguments of a function of `bind_call` as it would itself, without a backend.
+
+    edits: recipe fields set by other means. Raises HermesError.
+    """
+    call = make_call(function, inspect.signature(function), (), arguments)
+    check_training_call(call, edits, is_command=True)
 
 
 def check_training_call(
@@ -118,6 +151,7 @@ def _is_continued(call: Call) -> bool:
 
 
 def _check_values(call: Call) -> None:
+    check_verbosity(call["verbose"], call["quiet"])
     if "text_field" in call.values:
         make_text_format(call)
         make_row_options(apply_run_settings(call, *ROW_OPTIONS))

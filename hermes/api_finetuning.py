@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hermes.api_runs import bind_call, ignore_event, return_false, run_to_end
+from hermes.api import bind_call, ignore_event, return_false, run_to_end
 from hermes.arguments import Call
 from hermes.data.conversations import read_conversations
 from hermes.data.file_names import expand_paths

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from hermes.api_runs import bind_call, ignore_event, return_false, run_to_end
+from hermes.api import bind_call, ignore_event, return_false, run_to_end
 from hermes.arguments import Call
 from hermes.data.file_names import expand_paths
 from hermes.data.preferences import read_pairs

@@ -24,6 +24,7 @@ from hermes.errors import HermesError
 __all__ = [
     "SHORT_NAMES",
     "Call",
+    "check_verbosity",
     "convert_arguments",
     "convert_fields",
     "convert_value",
@@ -264,3 +265,9 @@ class Call:
     def has_given(self, name: str) -> bool:
         """Whether the caller passed the argument."""
         return name in self.given
+
+
+def check_verbosity(verbose: bool, quiet: bool) -> None:
+    """Refuse both together. Raises HermesError."""
+    if verbose and quiet:
+        raise HermesError("--verbose and --quiet are both given; keep one")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from hermes.errors import HermesError
+from hermes.arguments import check_verbosity
 from hermes.stage_display import show_progress
 from hermes.stages import (
     ShowStage,
@@ -38,8 +38,7 @@ def display_call(
     how far a stage is twice a minute; it only grows, and its last line is the error that ended the
     call. Raises HermesError for verbose and quiet together, and StorageError.
     """
-    if verbose and quiet:
-        raise HermesError("--verbose and --quiet are both given; keep one")
+    check_verbosity(verbose, quiet)
     with ExitStack() as stack:
         log = stack.enter_context(LogFile(None if log_file is None else Path(log_file)))
         stack.enter_context(show_progress(False if quiet or verbose else progress))

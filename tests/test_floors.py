@@ -34,7 +34,6 @@ FLOORS = {
         {"model", "training"},
         {"finetuning", "model_loading", "serving", "tasks", "watching"},
         {"api_checks"},
-        {"api_runs"},
         {"api"},
         {
             "api_data",
@@ -43,6 +42,7 @@ FLOORS = {
             "api_chat",
             "api_generation",
             "api_models",
+            "api_opening",
             "api_planning",
             "api_preferences",
             "api_tokenizer",

@@ -7,11 +7,10 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from hermes.arguments import Call
+from hermes.arguments import Call, check_verbosity
 from hermes.chat_templates.example import Example
 from hermes.distributed.join import choose_backend_name, find_rank_info, join_watched
 from hermes.distributed.process_group import SINGLE_PROCESS, ProcessGroup
-from hermes.errors import HermesError
 from hermes.interface import Backend, Options, choose_backend
 from hermes.model_info.devices import choose_device
 from hermes.stage_display import show_progress
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from hermes.training.request import RunRequest
     from hermes.training.run import Run
 
-__all__ = ["RunHost", "join_host", "make_options"]
+__all__ = ["RunHost", "join_host", "make_options", "tell_warning"]
 
 MakeSettings = Callable[[Call], tuple[Mapping[str, object], Mapping[str, str]]]
 
@@ -35,7 +34,8 @@ def _tell_nothing(line: str) -> None:
     pass
 
 
-def _tell_warning(line: str) -> None:
+def tell_warning(line: str) -> None:
+    """Show a line where it is a warning."""
     if line.startswith("Warning: "):
         print(line, file=sys.stderr, flush=True)
 
@@ -86,8 +86,7 @@ def join_host(call: Call) -> Iterator[RunHost]:
     push = read_push(call["push_to_hub"], call["push_every_save"])
     name = choose_backend_name(call["backend"], os.environ)
     rank_info = find_rank_info(os.environ, call["peer_timeout"])
-    if call["verbose"] and call["quiet"]:
-        raise HermesError("--verbose and --quiet are both given; keep one")
+    check_verbosity(call["verbose"], call["quiet"])
     progress = False if call["quiet"] else call["progress"]
     leads = rank_info is None or rank_info.rank == 0
     with show_progress(progress if leads else False):
@@ -136,7 +135,7 @@ def _choose_tell(
     from hermes.training.progress_bar import can_draw_bar
 
     if quiet and not process_group.rank_info.rank:
-        return _tell_warning
+        return tell_warning
     if process_group.rank_info.rank or not (can_draw_bar() if progress is None else progress):
         return _tell_nothing
     return lambda line: print(line, file=sys.stderr, flush=True)

@@ -131,7 +131,7 @@ def test_a_manifest_that_is_not_hashed(monkeypatch, tmp_path):
 
 
 def test_keys_given_twice(monkeypatch, tmp_path):
-    monkeypatch.setattr(jsontext, "_build_object", dict)
+    monkeypatch.setattr(jsontext, "build_object", dict)
     breaks(test_hostile.every_hostile_header_is_refused, tmp_path)
 
 

@@ -99,7 +99,7 @@ def test_what_a_signal_ends_is_ended_until_the_last_thread_has_ended():
         assert process.stdout.read(5) == b"ready"
         process.send_signal(signal.SIGTERM)
         try:
-            assert process.wait(timeout=60) == 7
+            assert process.wait(PATIENCE) == 7
         finally:
             process.kill()
 
@@ -312,7 +312,7 @@ def test_a_run_that_hears_no_signal_is_ended_behind_its_on_finish(tmp_path):
             if twice:  # a second signal does not wait for it
                 assert "running --on-finish" in stuck.stderr.readline()
                 stuck.send_signal(signal.SIGTERM)
-            assert stuck.wait(timeout=40) == 130
+            assert stuck.wait(PATIENCE) == 130
             said = stuck.stderr.read()
         assert said.endswith("Error: interrupted\n")
         if not twice:

@@ -48,7 +48,7 @@ def test_beams_have_the_log_probabilities_of_their_texts(backend, kind):
 def test_a_long_prompt_is_read_in_chunks(backend, monkeypatch):
     model, read = make_model(backend), []
     whole = search_beams(model, PROMPT, num_beams=3, max_tokens=5)
-    monkeypatch.setattr(beam_search, "PREFILL_CHUNK", 3)
+    monkeypatch.setattr(beam_search, "choose_prefill_chunk", lambda model: 3)
     make = beam_search.make_row_decoder
 
     def watch(*arguments):

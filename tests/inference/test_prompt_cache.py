@@ -181,6 +181,7 @@ def test_generate_writes_the_same_with_and_without(checkpoint, tmp_path):
     )  # fmt: skip
     assert json.loads(ran.stdout) == plain[0].to_json()
     assert path.stat().st_mtime_ns == written
+    (tmp_path / "x").write_text("")
     with pytest.raises(HermesError, match="prompt_cache goes with prompt;"):
         hermes.generate(checkpoint, prompts=tmp_path / "x", prompt_cache=path, backend="torch")
     with pytest.raises(HermesError, match="prompt_cache is not for num_beams"):

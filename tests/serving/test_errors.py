@@ -73,7 +73,7 @@ def test_the_servers_own_pages_and_programs_can(make_server, origin):
 
 def ask_raw(server, data):
     """The head and the body of an answer to bytes, until the server closes the connection."""
-    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as raw:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as raw:
         raw.sendall(data)
         said = b""
         while part := raw.recv(1 << 16):
@@ -110,7 +110,7 @@ def test_a_body_that_is_coded_is_refused_by_the_name_of_its_code(server, coding)
 
 
 def test_the_list_of_models_may_end_in_a_slash(server):
-    assert httpx.get(f"{server.address}/v1/models/").json()["object"] == "list"
+    assert httpx.get(f"{server.address}/v1/models/", timeout=PATIENCE).json()["object"] == "list"
 
 
 def test_what_ends_an_answer_is_found_once_and_not_by_the_loop(make_server, monkeypatch):

@@ -204,7 +204,7 @@ def test_other_kinds_are_refused_by_name(edit, found):
         ),
         (
             '{"model": {"vocab": {"a": 1' + "0" * 5000 + "}}}",
-            "tokenizer.json: a number has too many",
+            "tokenizer: not a tokenizer.json: a number has too many",
         ),
         (
             '{"model": {"vocab": {"a": "b"}}}',

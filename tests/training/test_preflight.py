@@ -45,8 +45,9 @@ def free(monkeypatch):
 
 def test_a_model_that_does_not_fit_is_refused_before_the_text_is_read(go, memory):
     memory(24 * 10**9, 20 * 10**9)
+    (go.folder / "bad.txt").write_bytes(b"\xff")  # which reading refuses
     with pytest.raises(HermesError) as refused:
-        go(spec="llama-7b", data="no-such-file.txt", device="cpu")
+        go(spec="llama-7b", data=go.folder / "bad.txt", device="cpu")
     assert str(refused.value) == (
         "training llama-7b needs 104 GB of memory besides its activations, and of this machine's "
         "24.0 GB 20.0 GB is available; choose a smaller model, --lora-rank to train adapters "

@@ -11,7 +11,7 @@ import click
 from hermes.formatting import format_count
 from hermes_cli.display.count_bar import show_count
 from hermes_cli.display.line_input import read_whole_input
-from hermes_cli.display.text_stream import stream_text, write_text
+from hermes_cli.display.text_stream import print_text, stream_text
 from hermes_cli.options.declarations import declare_command
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def _search(model: "Model", options: dict[str, Any], as_json: bool) -> None:
             continue
         if index:
             click.echo("---")
-        write_text(f"{text.text}\n")
+        print_text(f"{text.text}\n")
 
 
 def _generate_from_file(model: "Model", options: dict[str, Any], check: Any) -> None:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import click
 
-__all__ = ["make_visible", "stream_text", "write_text"]
+__all__ = ["make_visible", "print_text", "stream_text"]
 
 # A terminal would obey them: a little-trained model writes bytes of all kinds, and any text may
 # have been made to.
@@ -23,7 +23,7 @@ def make_visible(text: str) -> str:
     return text.translate(VISIBLE)
 
 
-def write_text(text: str) -> None:
+def print_text(text: str) -> None:
     """Write what a model says to standard output, in a terminal without control characters."""
     shown = make_visible(text) if sys.stdout.isatty() else text
     click.echo(shown, nl=False, color=True)  # or what is piped on loses what looks like colours
@@ -39,7 +39,7 @@ def stream_text(check: Callable[[], None] = lambda: None) -> Iterator[Callable[[
 
     def show(piece: str) -> None:
         check()
-        write_text(piece)
+        print_text(piece)
 
     with warnings.catch_warnings(record=True) as held:
         warnings.simplefilter("always")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import hermes
+from hermes.arguments import check_verbosity
 from hermes.distributed.agreement import all_or_none
 from hermes.distributed.environment import find_launcher, read_rank_info
 from hermes.errors import HermesError, Interrupted
@@ -91,8 +92,7 @@ def train_run(context: click.Context, /, **_: Any) -> None:
             finish.change("", options["output"], _tell)
             click.echo(render_config(options))
             return
-        if options["verbose"] and options["quiet"]:
-            raise HermesError("--verbose and --quiet are both given; keep one")
+        check_verbosity(options["verbose"], options["quiet"])
         if options["quiet"]:
             context.with_resource(hide_stages())
         tell = _tell_warning if options["quiet"] else _tell
@@ -173,7 +173,7 @@ def _check(options: ResolvedOptions, command: str, function: "Callable[..., Trai
 
     A process that a launcher started looks at its own arguments once it can tell the other ranks.
     """
-    from hermes.api_runs import check_arguments
+    from hermes.api_checks import check_arguments
 
     edits = [key for key in options.edits if key.startswith("model.")]
     if command != "train" and edits and not options.is_resumed:
