@@ -13,8 +13,8 @@ Windows = tuple[int | None, ...]
 def choose_cache_type(new: Array) -> torch.dtype:
     """The type in which keys or values like these are kept.
 
-    On a CPU float32 for those in 16 bits: attention of a single query to 126 or more of them takes
-    4 times as long in bfloat16, in which its kernel has no vectors (torch 2.13).
+    On a CPU float32 for those in 16 bits: attention of a single query takes 1.4 to 3 times as long
+    in bfloat16, in which its kernel has no vectors (benchmarks/attention.py, torch 2.13).
     """
     return torch.float32 if new.device.type == "cpu" and new.itemsize == 2 else new.dtype
 
