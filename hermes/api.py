@@ -1,8 +1,8 @@
-"""The public function that trains from scratch, and what all that train share.
+"""The public function `train`, and what it shares with those that finetune.
 
-That is how they are called, and a run from start to end. The command line calls them. Arguments
-have the names and defaults of the command's options. They are checked and converted before anything
-is read, and NumPy's numbers are taken as Python's.
+All of them are called by way of `bind_call`, and train by `run_to_end`; the command line calls
+them, too. Arguments have the names and defaults of the command's options. They are checked and
+converted before anything is read, and NumPy's numbers are taken as Python's.
 """
 
 import functools
@@ -84,7 +84,7 @@ def bind_call(function: Callable[Concatenate[Call, P], R]) -> Callable[P, R]:
         bound = make_call(function, public, args, kwargs)
         try:
             if bound["host"] is None and find_rank_info(os.environ, bound["peer_timeout"]) is None:
-                _check(bound)
+                _check_call(bound)
             return function(bound, *args, **kwargs)
         except HermesError as error:
             if bound["host"] is None:
@@ -95,7 +95,7 @@ def bind_call(function: Callable[Concatenate[Call, P], R]) -> Callable[P, R]:
     return call
 
 
-def _check(call: Call) -> None:
+def _check_call(call: Call) -> None:
     """Refuse what needs no backend to be refused; --on-finish runs after that, too."""
     try:
         check_training_call(call)

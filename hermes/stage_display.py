@@ -44,7 +44,7 @@ class StageDisplay:
     print_line: prints a line for the user. draw: shows a text in place and erases it for "", None
     where only lines can be printed. check: called with each report; may raise KeyboardInterrupt.
     measure: the columns that there are for a text in place, where it is alone in them; a bar fills
-    what is left of them. Where it is alone, short stages one behind the other are no long silence.
+    what is left of them. Where it is alone, short stages in a row are no long silence.
     """
 
     def __init__(

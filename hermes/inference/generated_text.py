@@ -58,7 +58,7 @@ class GeneratedText:
 
 
 def describe_beam(tokenizer: Tokenizer, beam: Beam, *, continued: bool) -> GeneratedText:
-    """A text that beam search found. continued: whether it stands behind a prompt."""
+    """A text that beam search found. continued: whether it follows a prompt."""
     text = tokenizer.decode(beam.tokens, continued=continued)
     return GeneratedText(text, len(beam.tokens), beam.finish_reason, seed=0, score=beam.score)
 

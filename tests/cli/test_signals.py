@@ -297,7 +297,7 @@ with Signals() as signals:
 """
 
 
-def test_a_run_that_hears_no_signal_is_ended_behind_its_on_finish(tmp_path):
+def test_a_run_that_hears_no_signal_is_ended_after_its_on_finish(tmp_path):
     """The process ends itself, and did so without the command that hands back its machine."""
     slow = f"sleep 1; printf $HERMES_STATUS > {tmp_path / 'told'}"
     for command, twice in ((slow, False), ("sleep 30 2> /dev/null", True)):

@@ -184,7 +184,7 @@ def test_a_preparation_is_shown_in_44_columns_and_leaves_nothing(preparation):
     assert "\n" not in text
     drawn = text.split("\r\x1b[K")
     shares = [int(found[1]) for one in drawn if (found := re.match(r"tokenizing: (\d+) %", one))]
-    # Not in order: a Linux has been seen to hand over a later write before the first.
+    # Their order is not looked at: Linux may deliver a later write to a terminal before the first.
     assert len(set(shares)) > 1
     assert all(len(one) < 44 for one in drawn)
     assert drawn[-1] == ""

@@ -175,9 +175,9 @@ def test_commands_change_what_they_say(base, tmp_path):
         ("/save", "/save needs the name of a file"),
         ("/set top_k=x", "top_k needs a whole number, got 'x'"),
         ("/set top_p=2", "top_p must be above 0 and at most 1, got 2.0"),
-        ("/quit now", "/quit takes nothing behind it, got 'now'"),
-        ("/retry  hotter", "/retry takes nothing behind it, got 'hotter'"),
-        ("/undo 2", "/undo takes nothing behind it, got '2'"),
+        ("/quit now", "/quit takes no argument, got 'now'"),
+        ("/retry  hotter", "/retry takes no argument, got 'hotter'"),
+        ("/undo 2", "/undo takes no argument, got '2'"),
         ("/set seed=-5", "seed must be at least 0 and below 2^64, got -5"),
         ("/set max_tokens=0", "max_tokens must be at least 1, got 0"),
         (

@@ -70,12 +70,12 @@ def broken(model, tokenizer, batch_size, go_on):
     raise ValueError("no such\n  question")
 
 
-def interrupted(model, tokenizer, batch_size, go_on):
+def interrupt(model, tokenizer, batch_size, go_on):
     raise Interrupted("twice")
 
 
 def test_a_run_that_ended_early_is_evaluated_when_it_resumes(go, tmp_path, monkeypatch):
-    """It was interrupted behind the save of its last step, before its tasks."""
+    """It was interrupted after the save of its last step, before its tasks."""
     found = []
 
     def train(score, **options):
@@ -83,7 +83,7 @@ def test_a_run_that_ended_early_is_evaluated_when_it_resumes(go, tmp_path, monke
         go(eval_every=1, patience=1, min_delta=100.0, save_every=0, report=found.append, **options)
 
     with pytest.raises(Interrupted):
-        train(interrupted)
+        train(interrupt)
     assert max(one.step for one in found) == 2
     train(two_batches, resume=True)
     scores = [one for one in found if isinstance(one, TaskScores)]

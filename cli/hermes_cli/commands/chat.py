@@ -187,7 +187,7 @@ def run_command(talk: "ChatSession", line: str) -> str:
     name, _, rest = line.partition(" ")
     rest = rest.strip()
     if rest and name in ALONE:
-        raise HermesError(f"{name} takes nothing behind it, got {rest[:60]!r}")
+        raise HermesError(f"{name} takes no argument, got {rest[:60]!r}")
     match name:
         case "/help":
             return HELP

@@ -223,7 +223,7 @@ class Signals:
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     def _end_overdue(self) -> None:
-        """End the process, behind what is to be done before, which a second signal cuts short."""
+        """Do what comes at the end, which a second signal cuts short, and end the process."""
         if self.on_overdue is None:
             self._end()
             return
