@@ -71,7 +71,7 @@ FLOORS = {
         {"model"},
         {"lora", "sharding", "weight_layout"},
         {"runtime"},
-        {"row_decoder", "objective", "compiled_evaluation"},
+        {"row_decoder", "objective", "compiled_evaluation", "micro_batches"},
         {"invariant_rows", "static_rows"},
         {"static_decoder"},
         {"inference", "optimizer"},

@@ -55,6 +55,7 @@ class Learner(Model):
         if self._uses_compile():
             self._summed_loss = compile_function(self._summed_loss)
             self._update = compile_function(self._update)
+        self._shapes: set[tuple[int, ...]] = set()  # of micro-batches so far
         self._last_loss: Array | None = None
         self._first_norm: Array | None = None
 
@@ -188,7 +189,7 @@ class Learner(Model):
     def step(self, batch: Batch, lr: float) -> StepReport:
         """Take one optimizer step: gradients of all micro-batches, clipping, update."""
         runtime, optimizer, step = self.runtime, self._optimizer, self._steps_done + 1
-        with runtime.apply_options(), self._watch():
+        with self._expect_compiling(batch), runtime.apply_options(), self._watch():
             loss, grads, rows = self._accumulate(batch)
             scalars = optimizer.compute_scalars(lr, step)
             scaling = self._scaling
@@ -213,6 +214,15 @@ class Learner(Model):
         told = None if applied is None else LazyScalar(applied)
         numbers = LazyScalar(loss), LazyScalar(norm), rows, scale, first, told
         return StepReport(step, *numbers, runs_ahead=self.runtime.is_on_gpu)
+
+    def _expect_compiling(self, batch: Batch) -> contextlib.AbstractContextManager:
+        """A context in which peers may be silent for long, for a batch of a shape that is new."""
+        shape = batch.tokens.shape[1:]
+        is_new = shape not in self._shapes
+        self._shapes.add(shape)
+        if not (self._distributed and is_new and self._uses_compile()):
+            return contextlib.nullcontext()
+        return self._process_group.allow_compiling()
 
     @contextlib.contextmanager
     def use_average(self) -> Iterator[None]:

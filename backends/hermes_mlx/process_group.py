@@ -76,6 +76,15 @@ class ProcessGroup:
         """From now on a peer is lost after `timeout` seconds of silence, not `first_timeout`."""
         self._timeout = self.rank_info.timeout
 
+    @contextlib.contextmanager
+    def allow_compiling(self) -> Iterator[None]:
+        """A context in which peers may be silent for as long as in the first step."""
+        before, self._timeout = self._timeout, self.rank_info.first_timeout
+        try:
+            yield
+        finally:
+            self._timeout = before
+
     def begin(self) -> None:
         """Note the time at which every process begins its share of a step."""
         self._begun = time.perf_counter()

@@ -25,6 +25,7 @@ from hermes_torch.compiler import compile_function, warn_compiler_failed
 from hermes_torch.host_copies import HostCopies, LateNumber, LateNumbers
 from hermes_torch.inference import Model
 from hermes_torch.loss_scale import LossScaler
+from hermes_torch.micro_batches import iterate_micro_batches
 from hermes_torch.objective import Objective
 from hermes_torch.optim import global_norm, is_applied
 from hermes_torch.optimizer import Optimizer, get_grad
@@ -126,35 +127,15 @@ class Learner(Model):
         # What the gradients are those of: under float16 not the mean loss, but its multiple.
         factor = None if self._scaler is None else self._scaler.scale / count
         self._first_norm = None
-        ids = runtime.to_device(np.stack([batch.tokens, batch.targets]))
-        every_token, every_target = ids[0], ids[1]
-        for a in range(len(batch.tokens)):
+        row_keys = None
+        if self._uses_dropout:
+            row_keys = dropout_row_keys(self._recipe.seed, self._steps_done + 1, batch.rows)
+        everywhere = self._uses_compile()
+        micro_batches = iterate_micro_batches(
+            runtime, batch, row_keys, factor, everywhere=everywhere
+        )
+        for a, arguments in enumerate(micro_batches):
             is_last = a == len(batch.tokens) - 1
-            segments, positions_in_document = runtime.load_segments(
-                None if batch.segments is None else batch.segments[a]
-            )
-            dropout_keys = None
-            if self._uses_dropout:
-                row_keys = dropout_row_keys(self._recipe.seed, self._steps_done + 1, batch.rows[a])
-                dropout_keys = runtime.to_device(row_keys.view("int32"), torch.int32)
-            reference = batch.pairs and runtime.to_device(batch.pairs.reference[a], runtime.master)
-            weights = None
-            if batch.weights is not None:
-                weights = runtime.to_device(batch.weights[a], runtime.master)
-            layout = self._choose_layout(batch.targets[a], batch.pairs is not None)
-            arguments = (
-                every_token[a],
-                every_target[a],
-                layout,
-                segments,
-                positions_in_document,
-                dropout_keys,
-                reference,
-                weights,
-                batch.sources is not None,
-                runtime.load_boundaries(None if batch.segments is None else batch.segments[a]),
-                factor,
-            )
             loss, sums = self._differentiate(arguments, count, is_last)
             total = total + loss
             rows.append(sums)
@@ -187,12 +168,6 @@ class Learner(Model):
         for name in self._trained:
             p = self._tensors[name]
             p.grad = torch.zeros_like(p) if p.grad is None else p.grad
-
-    def _choose_layout(self, targets: NDArray[np.integer], has_pairs: bool) -> Any:
-        """Which tokens get logits: a compiled loss computes all, so that no shape changes."""
-        if has_pairs:
-            return self.runtime.make_pair_layout(targets, everywhere=self._uses_compile())
-        return None if self._uses_compile() else self.runtime.find_targets(targets)
 
     def _sync_gradients(self, is_last: bool) -> contextlib.AbstractContextManager:
         """A context in which backward() sums gradients over processes, if it is the last one."""

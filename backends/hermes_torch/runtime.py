@@ -280,14 +280,17 @@ class Runtime:
         """Where documents begin in the flattened batch, and its end, for attention that asks.
 
         Of as many documents as a power of two, and as any batch before, so that few shapes compile:
-        those beyond the last are empty. None where no kernel asks. (B, T) -> (N + 1,) int32
+        those beyond the last are empty. None where no kernel asks. (..., B, T) -> (..., N + 1)
+        int32, of each batch (B, T) its own
         """
         if segments is None or not self.kernels.varlen:
             return None
-        boundaries = find_boundaries(segments)
-        self._room = max(self._room, 1 << (len(boundaries) - 2).bit_length())
-        padding = (0, self._room + 1 - len(boundaries))
-        return self.to_device(np.pad(boundaries, padding, mode="edge"), torch.int32)
+        *before, rows, length = segments.shape
+        found = [find_boundaries(one) for one in segments.reshape(-1, rows, length)]
+        most = max(len(boundaries) for boundaries in found) - 1
+        self._room = max(self._room, 1 << (most - 1).bit_length())
+        padded = [np.pad(one, (0, self._room + 1 - len(one)), mode="edge") for one in found]
+        return self.to_device(np.reshape(padded, (*before, self._room + 1)), torch.int32)
 
     def to_numpy(self, tensor: Array) -> NDArray[Any]:
         """As NumPy, float32 unless it is float64. On a CPU it may share the tensor's memory."""

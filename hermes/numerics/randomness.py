@@ -158,7 +158,7 @@ def lowbias32(x: NDArray[np.uint32]) -> NDArray[np.uint32]:
 
 
 def dropout_row_keys(seed: int, step: int, rows: ArrayLike) -> NDArray[np.uint32]:
-    """Dropout key of each row of a step; distinct within the step. (B,) -> (B,).
+    """Dropout key of each row of a step; distinct within the step. (...) -> same.
 
     step: number of the step, from 1. rows: each sample's index in the step, over all ranks.
     key = lowbias32(lowbias32(row * 0x9E3779B9 + low) + high), modulo 2^32, with low and high the

@@ -63,7 +63,8 @@ class RankCoordinator:
         self._learner: Learner | None = learner
         self._steps_here, self._step = 0, step
         self._same_at: int | None = None
-        self._has_evaluated = False
+        self._lengths: set[int] = set()  # of rows of the batches so far
+        self._evaluated_lengths: set[int] | None = None  # those at the last evaluation
         self._busy = [0.0] * process_group.rank_info.world_size
 
     @property
@@ -73,6 +74,7 @@ class RankCoordinator:
 
     def add_global_counts(self, batch: Batch) -> Batch:
         """The batch with the counts of all ranks, which its loss is divided by."""
+        self._lengths.add(batch.tokens.shape[-1])
         if self.rank_info.world_size == 1 or batch.global_counts is not None:
             return batch
         own = batch.own_counts
@@ -92,9 +94,14 @@ class RankCoordinator:
         return stops
 
     def expect_evaluation(self) -> AbstractContextManager[None]:
-        """A context for an evaluation; in the first one of a run other ranks may compile."""
-        is_first, self._has_evaluated = not self._has_evaluated, True
-        if is_first and isinstance(self._process_group, WaitsForCompilers):
+        """A context for an evaluation, in which other ranks may compile where that can be.
+
+        That is in the first one, and where batches of another length came since the last: a rank
+        evaluates compiled at lengths that training has had.
+        """
+        may_compile = self._lengths != self._evaluated_lengths
+        self._evaluated_lengths = set(self._lengths)
+        if may_compile and isinstance(self._process_group, WaitsForCompilers):
             return self._process_group.allow_compiling()
         return nullcontext()
 

@@ -5,9 +5,13 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import nullcontext
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
+from hermes.batch import Batch
 from hermes.distributed.agreement import all_or_none
 from hermes.errors import HermesError, StorageError
 from hermes.training.coordination import RankCoordinator
@@ -57,6 +61,27 @@ def test_weights_that_differ_stop_the_run_and_name_the_first_tensor():
     coordinator = RankCoordinator(Said('{"a": 1, "b": 9, "c": 9}'), Learner(), lambda: False)
     with pytest.raises(HermesError, match=r"^tensor 'b' is not the same in rank 0 and rank 1"):
         coordinator.should_stop_after_step()
+
+
+def test_peers_may_compile_in_the_first_evaluation_and_after_batches_of_another_length():
+    group, allowed = Said(), []
+    group.allow_compiling = lambda: allowed.append(1) or nullcontext()
+    coordinator = RankCoordinator(group, None, lambda: False)
+
+    def evaluate(*lengths):
+        """After batches of these lengths: whether the others may be silent for long."""
+        for length in lengths:
+            ids = np.zeros((1, 1, length), np.int32)
+            batch = Batch(ids, ids, np.zeros((1, 1), np.uint32))
+            coordinator.add_global_counts(replace(batch, global_counts=batch.own_counts))
+        allowed.clear()
+        with coordinator.expect_evaluation():
+            return bool(allowed)
+
+    assert evaluate()  # of a resumed run whose last evaluation is missing
+    assert [evaluate(8), evaluate(8), evaluate(), evaluate(8, 16), evaluate(16, 8)] == [
+        True, False, False, True, False,
+    ]  # fmt: skip
 
 
 def test_measurements_are_means_over_all_processes_by_what_each_had():

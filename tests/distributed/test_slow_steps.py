@@ -7,8 +7,10 @@ import time
 import mlx.core as mx
 import pytest
 
+import hermes_mlx.learner
 from hermes.distributed.process_group import RankInfo
 from hermes_mlx.process_group import ProcessGroup
+from tests.backends.support import FLOAT32, make_batch, make_learner, make_spec
 from tests.distributed.support import MLX, TORCH, train
 
 SLOW = 0.05  # seconds of a step that is slow beside the others
@@ -50,6 +52,23 @@ def test_a_watch_of_mlx_has_as_long_as_a_step_took_where_no_limit_was_given(watc
         assert second == votes == 45.0
     else:
         assert 45 + SLOW <= second <= votes < 45 + 100 * SLOW + 60
+
+
+def test_peers_of_mlx_may_be_silent_for_long_while_a_shape_is_compiled(watch_limits, monkeypatch):
+    monkeypatch.setattr(hermes_mlx.learner, "compile_function", lambda function: function)
+    monkeypatch.setattr(hermes_mlx.learner, "uses_compile", lambda runtime: True)
+    group = ProcessGroup(RankInfo(timeout=45.0, is_timeout_given=True), mx.distributed.init())
+    group.mark_first_step_done()
+    learner, seen = make_learner("mlx", make_spec(), None, FLOAT32), []
+    learner._process_group, learner._distributed = group, True
+    for length in (10, 10, 20):
+        watch_limits.clear()
+        float(learner.step(make_batch(T=length), 1e-3).loss)
+        seen.append(set(watch_limits))
+    assert seen == [{600.0}, {45.0}, {600.0}]
+    watch_limits.clear()
+    group.all_reduce_sum([1.0])
+    assert watch_limits == [45.0]
 
 
 PLANTED = """

@@ -33,7 +33,11 @@ def check_split(group, shard, moments):
         spec, state, recipe, Options(device="cpu", shard=shard, compile=False), group
     )
     learner.step(batch, 1e-2)
+    gathers, gather = [], learner.runtime.shards.gather
+    learner.runtime.shards.gather = lambda tensor: gathers.append(1) or gather(tensor)
     expected = read_all(learner.state())  # in both ranks, by FSDP's own gathering
+    assert gathers
+    gathers.clear()
     staged, gathered, trained = copy_state(learner.state()), {}, threading.Event()
     side = group.open_side_group()
 
@@ -51,6 +55,7 @@ def check_split(group, shard, moments):
         learner.step(batch, 1e-2)
     trained.set()
     thread.join(WAIT)
+    assert not gathers  # by the group of the training, which would wait for a disk
     later = read_all(learner.state())
     assert any((later[name] != expected[name]).any() for name in expected)
     if group.rank_info.rank == 0:

@@ -1,5 +1,6 @@
 """The loop alone, over a learner that only counts: when it logs, saves, evaluates and stops."""
 
+import threading
 from copy import deepcopy
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from hermes.training.nonfinite import NonFinitePolicy
 from hermes.training.recording import choose_log_every
 from hermes.training.spikes import SpikePolicy
 from tests.training.loop_world import World
+from tests.waiting import PATIENCE
 
 
 def kinds(events):
@@ -252,6 +254,27 @@ def test_a_device_that_runs_ahead_has_the_next_step_before_the_host_waits_for_on
         "step 5", "record Update 4", "record Update 5", "save 5",  # nothing unread is saved
         "step 6", "step 7", "record Update 6", "record Update 7", "save 7",
     ]  # fmt: skip
+
+
+def test_the_batch_of_the_next_step_is_drawn_while_one_is_computed():
+    """A step that would wait for ever if the next batch were drawn behind it; of the last, none."""
+    world, drawn, threads = World(), threading.Semaphore(0), []
+    draw_batch, step = world.draw_batch, world.step
+
+    def draw(*arguments, **options):
+        threads.append(threading.current_thread().name)
+        drawn.release()
+        return draw_batch(*arguments, **options)
+
+    def compute(batch, lr):
+        assert drawn.acquire(timeout=PATIENCE)  # its own
+        assert world.made == 3 or drawn.acquire(timeout=PATIENCE)
+        drawn.release()
+        return step(batch, lr)
+
+    world.draw_batch, world.step = draw, compute
+    list(world.run(4, evaluates=False))
+    assert [name.startswith("batches") for name in threads] == [False, True, True, True]
 
 
 def test_steps_without_a_line_are_read_once_the_step_behind_the_line_is_queued():

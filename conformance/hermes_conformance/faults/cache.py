@@ -89,12 +89,12 @@ def _delay_documents(original, self, segments):
     if segments is None:
         return original(self, None)
     late = segments.copy()
-    late[:, 1:] = segments[:, :-1]
+    late[..., 1:] = segments[..., :-1]
     return original(self, late)
 
 
 def _copy_first_row(original, self, segments):
-    return original(self, None if segments is None else segments * 0 + segments[:1])
+    return original(self, None if segments is None else segments * 0 + segments[..., :1, :])
 
 
 def _continue_positions(original, self, segments):

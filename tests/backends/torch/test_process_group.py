@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -71,3 +72,28 @@ def test_messages_cut_a_compiled_pass_into_few_graphs():
     ours, torchs = map(int, ran.stdout.split())
     assert ours == 2 < torchs
     assert 100 <= process_group.BUCKET_MB <= 250
+
+
+def test_a_peer_may_be_silent_for_long_while_something_compiles_and_nccl_waits_a_little_longer(
+    monkeypatch,
+):
+    told = []
+    monkeypatch.setattr(
+        process_group.dist.distributed_c10d,
+        "_set_pg_timeout",
+        lambda limit, group: told.append(("gloo", limit.total_seconds())),
+    )
+    nccl = SimpleNamespace(
+        _set_default_timeout=lambda limit: told.append(("nccl", limit.total_seconds()))
+    )
+    group = object.__new__(process_group.ProcessGroup)
+    group.rank_info = RankInfo(timeout=45, first_timeout=600)
+    group.device, group._is_first_done = torch.device("cuda:0"), False
+    group._groups = [SimpleNamespace(_get_backend=lambda device: nccl)]
+    with group.allow_compiling():
+        assert told == []  # the first step has the long limit as it is
+    group.mark_first_step_done()
+    assert told == [("gloo", 45), ("nccl", 75)]
+    with group.allow_compiling():
+        assert told[2:] == [("gloo", 600), ("nccl", 630)]
+    assert told[4:] == [("gloo", 45), ("nccl", 75)]
