@@ -15,7 +15,8 @@ from hermes.interface import Options, find_backend
 from hermes.model_info.fitting import find_free_memory
 from hermes.numerics.chunking import count_chunk_tokens
 from hermes.numerics.params import init_weights
-from hermes_mlx import chunked_loss, inference, row_decoder, runtime
+from hermes_mlx import chunked_loss, inference, row_decoder
+from tests.backends.mlx.played_metal import play_metal
 from tests.backends.support import make_batch, make_learner, make_spec
 
 WORKING_SET = 96 << 30
@@ -23,16 +24,7 @@ WORKING_SET = 96 << 30
 
 @pytest.fixture
 def metal(monkeypatch):
-    """MLX says that its GPU is Metal's, and computes on the CPU; what it is asked for is listed."""
-    asked = []
-    monkeypatch.setattr(mx, "gpu", mx.cpu)
-    monkeypatch.setattr(mx.metal, "is_available", lambda: True)
-    told = {"max_recommended_working_set_size": WORKING_SET}
-    monkeypatch.setattr(mx, "device_info", lambda device=None: told)
-    monkeypatch.setattr(runtime, "list_devices", lambda: ("gpu", "cpu"))
-    for name in ("set_wired_limit", "set_cache_limit", "clear_cache"):
-        monkeypatch.setattr(mx, name, lambda *a, name=name: asked.append((name, *a)))
-    return asked
+    return play_metal(monkeypatch, WORKING_SET)
 
 
 def test_training_wires_the_working_set_and_bounds_what_is_kept(metal):

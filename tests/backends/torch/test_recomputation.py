@@ -9,6 +9,7 @@ from hermes.errors import HermesError, Unsupported
 from hermes.interface import Options, TrainState
 from hermes.recipe import Recipe
 from hermes.spec import AttentionSpec
+from hermes_torch.fused_attention import FUSED_OPERATORS
 from tests.backends.support import (
     FLOAT32,
     TRAINING_BACKENDS,
@@ -18,6 +19,7 @@ from tests.backends.support import (
     make_weights,
 )
 from tests.backends.torch.attention_support import (
+    FLEX,
     VARLEN,
     CountProducts,
     Graphs,
@@ -78,3 +80,25 @@ def test_a_compiled_step_with_the_kernel_of_documents_is_one_graph_in_each_pass(
     learner = make_learner("torch", model, Recipe(), options, state)
     learner.grads(make_packed_batch(T=T))
     assert (len(graphs.forward), len(graphs.backward)) == (1, 1)
+
+
+@pytest.mark.parametrize("kernels", [VARLEN, FLEX])
+def test_selective_checkpointing_repeats_no_kernel_of_cuda(monkeypatch, kernels):
+    T = 40
+    take_cuda_kernels(monkeypatch, kernels)
+    graphs = Graphs(monkeypatch)
+    model = make_spec(layers=2, attention=dataclasses.replace(PLAIN, head_dim=16))
+    model = dataclasses.replace(model, max_seq_len=T)
+    options = Options(device="cpu", compile=True, selective_checkpoint=True)
+    make_learner("torch", model, None, options).grads(make_packed_batch(T=T))
+    forward, backward = ([*count_attention(one)] for one in (graphs.forward, graphs.backward))
+    assert len(forward) == 2
+    assert backward == []
+
+
+def count_attention(graphs):
+    """The forward passes of CUDA's kernels in these graphs."""
+    for graph in graphs:
+        for node in graph.graph.nodes:
+            if str(node.target) in FUSED_OPERATORS:
+                yield str(node.target)
