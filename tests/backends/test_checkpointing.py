@@ -14,6 +14,7 @@ from hermes.numerics.lora import init_adapters
 from hermes.recipe import Lora, Recipe
 from hermes.spec import Alibi, AttentionSpec
 from hermes_torch.fused_attention import NO_KERNELS, Kernels
+from tests.backends.mlx_graphs import count_compiled
 from tests.backends.support import EXACT, make_batch, make_learner, make_spec, make_weights
 from tests.backends.torch.attention_support import (
     Graphs,
@@ -106,3 +107,16 @@ def test_a_compiled_step_is_one_graph_in_each_pass(monkeypatch, fields, kind, ke
     for name, grad in expected.items():
         scale = 2e-5 * np.abs(grad).max()
         np.testing.assert_allclose(grads[name], grad, 2e-4, scale, err_msg=name)
+
+
+@pytest.mark.parametrize("fields", FIELDS)
+def test_mlx_compiles_a_recomputed_step_as_two_functions(fields):
+    """Both passes and the update, of the first step as of the second."""
+
+    def take_steps():
+        options = Options(device="cpu", compile=True, grad_checkpoint=True)
+        learner, batch = make_case("mlx", fields, options)
+        for _ in range(2):
+            learner.step(batch, 1e-3)
+
+    assert count_compiled(take_steps)["graphs"] == 2

@@ -134,6 +134,21 @@ def test_memory_of_a_training_run_on_cuda_grows_in_segments(monkeypatch, trainin
     assert asked == [1] * training
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_a_state_leaves_the_device_by_a_stream_of_its_own(monkeypatch, training):
+    """In training, which goes on meanwhile."""
+    told, spec = [], make_spec()
+    plain = runtime_module.HostCopies
+    monkeypatch.setattr(
+        runtime_module,
+        "HostCopies",
+        lambda device, *, beside: told.append(beside) or plain(device, beside=beside),
+    )
+    runtime = Runtime(spec, make_weights(spec), Options("cpu"), training=training)
+    assert told == [training]
+    assert not runtime.stages  # a CPU's memory is the host's
+
+
 @pytest.mark.parametrize(("wanted", "captures"), [(None, True), (True, True), (False, False)])
 def test_steps_are_captured_unless_nothing_is_to_be_compiled(monkeypatch, wanted, captures):
     told = []

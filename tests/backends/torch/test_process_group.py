@@ -10,6 +10,7 @@ import torch
 from hermes.distributed.process_group import RankInfo
 from hermes.errors import PeerLost
 from hermes_torch import process_group
+from tests.backends.torch import compiled_messages
 from tests.distributed.support import free_ports
 
 # Twelve layers of 4 MiB; DDP sends the last one alone, so that messages begin early.
@@ -19,6 +20,7 @@ import torch
 from torch import nn
 from hermes.distributed.process_group import RankInfo
 from hermes_torch import process_group
+from tests.backends.torch import compiled_messages
 
 class Model(nn.Module):
     def __init__(self):
@@ -72,6 +74,22 @@ def test_messages_cut_a_compiled_pass_into_few_graphs():
     ours, torchs = map(int, ran.stdout.split())
     assert ours == 2 < torchs
     assert 100 <= process_group.BUCKET_MB <= 250
+
+
+@pytest.mark.long
+def test_recomputed_blocks_and_kernels_of_attention_are_compiled_between_messages():
+    """As many graphs a pass, whatever blocks do, where parameters of each fill a message."""
+    (port,) = free_ports(1)
+    command = [sys.executable, "-m", "tests.backends.torch.compiled_messages", str(port)]
+    ran = subprocess.run(command, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    said = dict(line.split(": ", 1) for line in ran.stdout.splitlines())
+    assert said.keys() == compiled_messages.CASES.keys()
+    for name, found in said.items():
+        forward, backward, is_same = found.split(": ")
+        assert int(forward) == int(backward) >= 4, name
+        assert is_same == "True", name
+    assert "continues without" not in ran.stderr
 
 
 def test_a_peer_may_be_silent_for_long_while_something_compiles_and_nccl_waits_a_little_longer(
