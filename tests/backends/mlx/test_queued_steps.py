@@ -1,4 +1,4 @@
-"""What the host waits for between two steps of training, and what it only queues."""
+"""What the host waits for between two steps, and what it only queues."""
 
 import mlx.core as mx
 import pytest
@@ -36,3 +36,11 @@ def test_a_step_waits_for_the_one_before_it_once_it_is_queued(monkeypatch, told,
         losses.append(learner._last_loss)
         told.clear()
     assert len({loss.item() for loss in losses}) == 3
+
+
+def test_a_step_of_rows_is_queued_and_waits_for_nothing(told):
+    begin = counting.make_device_step("mlx")
+    told.clear()
+    read = begin()
+    assert [kind for kind, _ in told] == ["queue"]
+    assert read().shape == (2,)

@@ -71,6 +71,16 @@ def test_a_step_waits_for_nothing_and_reading_it_waits_for_that_step_alone(lanes
     assert numbers.waits == [1, 2, 3]
 
 
+def test_a_decoding_step_of_rows_is_begun_without_a_wait(lanes):
+    begin = counting.make_device_step("torch")
+    for lane in lanes:
+        lane.waits.clear()
+    read = begin()
+    assert [lane.waits for lane in lanes if lane.waits] == []
+    assert read().shape == (2,)
+    assert len([lane for lane in lanes if len(lane.waits) == 1]) == 1
+
+
 def test_late_numbers_are_those_that_are_read_at_once(lanes, monkeypatch):
     batch = counting.make_batch()
     late = make_learner().step(batch, 1e-3)
