@@ -10,7 +10,7 @@ from typing import NoReturn
 from hermes.data.files import STANDARD_INPUT, Paths, describe_formats, find_format
 from hermes.data.prepared_folder import is_begun, is_prepared
 from hermes.data.remote import is_remote, list_remote, refuse_secrets
-from hermes.errors import DataError, StorageError
+from hermes.errors import DataError, StorageError, explain_os_error
 from hermes.storage.addresses import expand_home
 
 __all__ = ["expand_paths", "find_matches", "read_names", "require_present"]
@@ -34,7 +34,7 @@ def expand_paths(paths: Paths) -> list[Path]:
     try:
         return [file for path in read_names(paths) for file in _expand_path(path)]
     except OSError as error:
-        raise StorageError(f"cannot look at {error.filename}: {error.strerror}") from error
+        raise StorageError(f"cannot look at {error.filename}: {explain_os_error(error)}") from error
 
 
 def require_present(names: Iterable[str | Path]) -> None:

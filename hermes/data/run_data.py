@@ -27,7 +27,7 @@ from hermes.data.prepared.manifest import read_manifest
 from hermes.data.stream_index import scan_documents
 from hermes.data.token_shards import ID_TYPES, TokenFile, iterate_blocks
 from hermes.data.token_stream import TokenStream
-from hermes.errors import DataError, HermesError, StorageError
+from hermes.errors import DataError, HermesError, StorageError, explain_os_error
 from hermes.storage.durable import write_atomically
 from hermes.storage.plain_json import load_json
 from hermes.storage.typed_json import build_typed
@@ -209,7 +209,7 @@ class RunData:
                 "by an older version, and gets one when it is resumed"
             ) from None
         except OSError as error:
-            raise StorageError(f"cannot read {path}: {error.strerror}") from error
+            raise StorageError(f"cannot read {path}: {explain_os_error(error)}") from error
         except (ValueError, HermesError) as error:
             raise DataError(f"{path}: not the data of a run ({error}); remove it") from None
         return data

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import hermes_specs
-from hermes.errors import HermesError, MalError, StorageError, suggest_nearest
+from hermes.errors import HermesError, MalError, StorageError, explain_os_error, suggest_nearest
 from hermes.mal.meaning import read_tree
 from hermes.mal.mistakes import list_mistakes
 from hermes.mal.syntax import parse
@@ -136,5 +136,5 @@ def _read(path: str) -> bytes:
         with open(path, "rb") as file:
             return file.read(MAX_BYTES + 1)
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
+        reason = explain_os_error(error)
         raise StorageError(f"cannot read {path}: {reason}") from error

@@ -50,7 +50,7 @@ from hermes.data.prepared.plan import (
 )
 from hermes.data.progress import PreparationProgress, Watch, report_progress
 from hermes.data.source_file import SourceFile
-from hermes.errors import DataError, HermesError, StorageError
+from hermes.errors import DataError, HermesError, StorageError, explain_os_error
 from hermes.storage.addresses import require_local
 from hermes.storage.durable import TEMPORARY, Disk, write_atomically
 from hermes.storage.plain_json import load_json
@@ -171,7 +171,7 @@ def _open_folder(folder: Path, plan: Plan, tokenizer: "Tokenizer", disk: Disk) -
         names = [entry.name for entry in folder.iterdir()]
         begun = (folder / PLAN).read_bytes() if PLAN in names else None
     except OSError as error:
-        raise StorageError(f"cannot write to {folder}: {error.strerror}") from error
+        raise StorageError(f"cannot write to {folder}: {explain_os_error(error)}") from error
     if begun is None:
         if others := [name for name in names if not name.startswith((TEMPORARY, ".lock"))]:
             raise DataError(
