@@ -186,7 +186,7 @@ def _open_folder(folder: Path, plan: Plan, tokenizer: "Tokenizer", disk: Disk) -
 
 
 def _refuse_other_plan(folder: Path, begun: bytes, text: bytes) -> None:
-    """Raise DataError where a folder was begun with a plan that this one cannot go on with."""
+    """Raise DataError where a folder was begun with a plan that cannot become this one."""
     if begun == text:
         return
     try:
