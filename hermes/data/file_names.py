@@ -12,6 +12,7 @@ from hermes.data.prepared_folder import is_begun, is_prepared
 from hermes.data.remote import is_remote, list_remote, refuse_secrets
 from hermes.errors import DataError, StorageError, explain_os_error
 from hermes.storage.addresses import expand_home
+from hermes.storage.path_kinds import CHECKPOINT, HF_MODEL, RUN, describe_kind
 
 __all__ = ["expand_paths", "find_matches", "read_names", "require_present"]
 
@@ -147,6 +148,8 @@ def _require_text_folder(folder: Path) -> None:
             f"{folder} holds prepared tokens, where text is needed; name the text that it was "
             "made from (train and eval take the folder alone, hermes data verify checks it)"
         )
+    if (kind := describe_kind(folder)) in (RUN, CHECKPOINT, HF_MODEL):
+        raise DataError(f"{folder} is {kind}, where text is needed; name the text itself")
     if is_begun(folder):
         raise DataError(
             f"{folder} holds tokens that are not all prepared yet; give the command again that "
