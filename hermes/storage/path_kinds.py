@@ -8,13 +8,14 @@ __all__ = ["CHECKPOINT", "HF_MODEL", "PREPARED", "RUN", "describe_kind", "say_ki
 RUN, CHECKPOINT = "a run", "a checkpoint of a run"
 PREPARED, HF_MODEL = "a folder of prepared tokens", "a model of Hugging Face"
 STEP = re.compile(r"step-\d{8,18}")
-# By the file that a folder of its kind has, the first that is there.
+# By a file that a folder of its kind has and what is in that, the first that fits.
 FOLDERS = (
-    ("adapter_config.json", "a folder of adapters"),
-    ("config.json", HF_MODEL),
-    ("tokenizer.json", "the folder of a tokenizer"),
+    ("manifest.json", b'"hermes tokens"', PREPARED),
+    ("manifest.json", b'"hermes-checkpoint"', CHECKPOINT),
+    ("adapter_config.json", b"", "a folder of adapters"),
+    ("config.json", b'"model_type"', HF_MODEL),
+    ("tokenizer.json", b"", "the folder of a tokenizer"),
 )
-MANIFESTS = ((b'"hermes tokens"', PREPARED), (b'"hermes-checkpoint"', CHECKPOINT))
 FILES = {".safetensors": "a file of weights", ".mal": "an architecture in MAL"}
 
 
@@ -44,14 +45,14 @@ def _describe_folder(folder: Path) -> str:
     entries = {entry.name for entry in folder.iterdir()}
     if not entries:
         return "an empty folder"
-    if "manifest.json" in entries:
-        start = _read_start(folder / "manifest.json")
-        known = next((kind for mark, kind in MANIFESTS if mark in start), "")
-        if known:
-            return known
-    if any(STEP.fullmatch(name) for name in entries):
+    if any(STEP.fullmatch(name) for name in entries) and "manifest.json" not in entries:
         return RUN
-    return next((kind for name, kind in FOLDERS if name in entries), "")
+    for name, mark, kind in FOLDERS:
+        if name in entries and mark in _read_start(folder / name):
+            return kind
+        if name == "manifest.json" and "progress.json" in entries:
+            return CHECKPOINT  # whose manifest is damaged or gone
+    return ""
 
 
 def _read_start(path: Path) -> bytes:

@@ -80,3 +80,20 @@ def test_a_folder_without_an_architecture_is_named(everything, call, path):
     refuses(call, 1, message, "info", path)
     gguf = "model.gguf is a GGUF file; name a .mal file, or a model's config.json"
     refuses(call, 1, gguf, "mal", "show", "model.gguf")
+
+
+def test_a_folder_of_text_may_have_a_config_of_something_else(here, call):
+    Path("texts").mkdir()
+    Path("texts/config.json").write_text('[{"text": "some words"}]')
+    code, _, err = call("data", "check", "texts")
+    assert code == 0, err
+
+
+@pytest.mark.parametrize("damage", [b"", b"{}", None], ids=["cut", "other", "gone"])
+def test_a_checkpoint_without_its_manifest_is_damaged_and_nothing_else(trained, call, damage):
+    manifest = Path("run/step-00000004/manifest.json")
+    manifest.unlink() if damage is None else manifest.write_bytes(damage)
+    code, _, err = call("checkpoint", "verify", "run/step-00000004")
+    assert code == 1
+    assert "manifest.json" in err
+    assert "Hugging Face" not in err
