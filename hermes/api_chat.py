@@ -15,7 +15,13 @@ from hermes.inference.sampling_options import SAMPLING_OPTIONS, make_sampling
 from hermes.interface import SHORT_NAMES, Backend, Options, choose_backend
 from hermes.interface import Model as BackendModel
 from hermes.interop.hub import load_tokenizer
-from hermes.model_info.devices import choose_device, choose_precision, report_model
+from hermes.model_info.devices import (
+    choose_device,
+    choose_precision,
+    report_model,
+    require_device_name,
+    require_precision,
+)
 from hermes.model_info.memory import explain_out_of_memory
 from hermes.model_loading import SMALLER, check_loading
 from hermes.tokenizer import Tokenizer
@@ -116,6 +122,8 @@ def open_chat_model(
 
     Warns of what its user should know. Raises HermesError of every kind.
     """
+    require_precision(a["precision"])
+    require_device_name(a["backend"], a["device"])
     given = a["tokenizer"]
     if given is not None and not isinstance(given, Tokenizer):
         given = load_tokenizer(given)

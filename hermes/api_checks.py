@@ -15,17 +15,25 @@ from hermes.data.bad_records import BadRecords
 from hermes.data.file_names import require_present
 from hermes.data.files import STANDARD_INPUT, find_format
 from hermes.data.mixture import strip_weights
+from hermes.data.preference_dataset import PREFERENCE_METRICS
 from hermes.errors import HermesError
 from hermes.finetuning.options import apply_run_settings, check_length, is_resuming, make_lora
 from hermes.interop.architecture import read_architecture
 from hermes.interop.hub import load_tokenizer, parse_hub_name, require_model_present
-from hermes.model_info.devices import require_precision
+from hermes.model_info.devices import require_device_name, require_precision
 from hermes.numerics.lora import list_trainable
 from hermes.options.synonyms import suggest_option
 from hermes.recipe import Recipe, replace_fields
 from hermes.spec import ModelSpec
+from hermes.tokenizer.files import is_tokenizer_file
 from hermes.tracking.registry import find_trackers
 from hermes.training.early_stopping import EarlyStopping
+from hermes.training.evaluation_checks import (
+    HeldOut,
+    check_best_metric,
+    check_metric_name,
+    check_patience,
+)
 from hermes.training.hub_upload import read_push
 from hermes.training.nonfinite import NonFinitePolicy
 from hermes.training.options import (
@@ -44,6 +52,8 @@ from hermes.training.setup import check_seq_len, choose_seq_len, refuse_without_
 from hermes.training.spikes import SpikePolicy
 
 __all__ = ["check_arguments", "check_training_call", "check_vocab_size", "make_call"]
+
+LARGE = 1_000_000  # bytes of a tokenizer from which on reading it takes more than a moment
 
 
 def make_call(
@@ -90,8 +100,10 @@ def check_training_call(
     if not is_command:
         check_vocab_size(call)
     _check_values(call)
-    if not _is_continued(call):
-        _check_recipe(call, edits or {})
+    if _is_continued(call):
+        _check_best_name(call)
+    else:
+        _check_evaluations(call, _check_recipe(call, edits or {}))
     _check_names(call)
     if not _is_continued(call):
         _require_tokenizer(call)
@@ -116,9 +128,32 @@ def _check_names(call: Call) -> None:
     if (template := call.values.get("template")) and not Path(template).exists():
         choose_template(None, file=template, default="")
     given = call["tokenizer"]
-    named = isinstance(given, str | Path) and parse_hub_name(given) is None
-    if named and not _has_new_tokenizer(call) and not Path(given).exists():
+    if isinstance(given, str | Path) and not _has_new_tokenizer(call):
+        _check_tokenizer(given)
+
+
+def _check_tokenizer(given: str | Path) -> None:
+    """Refuse what is no tokenizer, without reading a large vocabulary twice, which takes a second.
+
+    Of a large one the names of its files count, or the first byte of a JSON object.
+    """
+    if parse_hub_name(given) is None and not _is_large_tokenizer(Path(given)):
         load_tokenizer(given)
+
+
+def _is_large_tokenizer(path: Path) -> bool:
+    """Whether these are files of a tokenizer, by all that is seen at once, and large."""
+    try:
+        files = [path] if path.is_file() else [*filter(Path.is_file, path.iterdir())]
+        named = [one for one in files if is_tokenizer_file(one.name)]
+        if sum(one.stat().st_size for one in named or files) < LARGE:
+            return False
+        if named:
+            return True
+        with path.open("rb") as file:
+            return file.read(64).lstrip().startswith(b"{")
+    except OSError:  # what reads it says why
+        return False
 
 
 def _has_new_tokenizer(call: Call) -> bool:
@@ -157,6 +192,7 @@ def _check_values(call: Call) -> None:
         make_row_options(apply_run_settings(call, *ROW_OPTIONS))
     BadRecords(call["max_bad_records"])  # also where no record is left out
     require_precision(call["precision"])
+    require_device_name(call["backend"], call["device"])
     check_log_every(call["log_every"])
     SaveTimer(call["save_minutes"])
     RetentionPolicy(call["keep_last"], call["keep_every"], call["keep_best"])
@@ -169,7 +205,7 @@ def _check_values(call: Call) -> None:
     find_trackers(list_names(call["track"]))
 
 
-def _check_recipe(call: Call, edits: Mapping[str, object]) -> None:
+def _check_recipe(call: Call, edits: Mapping[str, object]) -> Recipe:
     """Refuse the settings of a new run, those of its model too where it is on this machine."""
     spec = None
     if _is_new_model(call):
@@ -185,6 +221,37 @@ def _check_recipe(call: Call, edits: Mapping[str, object]) -> None:
     if spec is not None:
         check_seq_len(recipe, spec)
         list_trainable(spec, recipe)
+    return recipe
+
+
+def _check_evaluations(call: Call, recipe: Recipe) -> None:
+    """Refuse what waits for evaluations of a new run that never come."""
+    takes_files = "val_data" in call.values
+    is_there = bool(recipe.val_fraction or list_names(call.values.get("val_data", ())))
+    unit = "pairs" if _has_pairs(call) else "sequences"
+    held_out = HeldOut(is_there, unit, _list_measures(call), takes_files)
+    check_patience(call["patience"], held_out, recipe)
+    if not _is_of_source(call["keep_best"]):
+        check_best_metric(call["keep_best"], held_out, recipe)
+
+
+def _check_best_name(call: Call) -> None:
+    """Refuse a metric that no run of this kind has; whether it keeps an average is not known."""
+    if call["keep_best"] is not None and not _is_of_source(call["keep_best"]):
+        check_metric_name(call["keep_best"], _list_measures(call), ema=True)
+
+
+def _is_of_source(metric: str | None) -> bool:
+    """Whether a metric has the name of one of several sources, which reading the data tells."""
+    return metric is not None and "/" in metric
+
+
+def _has_pairs(call: Call) -> bool:
+    return "beta" in call.values
+
+
+def _list_measures(call: Call) -> tuple[str, ...]:
+    return PREFERENCE_METRICS if _has_pairs(call) else ()
 
 
 def _read_model(call: Call) -> ModelSpec | None:

@@ -36,6 +36,7 @@ __all__ = [
     "SpecError",
     "StorageError",
     "Unsupported",
+    "describe_error",
     "describe_exhaustion",
     "explain_exhaustion",
     "explain_os_error",
@@ -122,9 +123,21 @@ def describe_exhaustion(error: BaseException) -> str:
     return "" if found is None else " ".join(str(found).split())[:200]
 
 
-def explain_os_error(error: OSError) -> str:
-    """The reason that the operating system gives, in lower case."""
-    return (error.strerror or str(error)).lower()
+def explain_os_error(error: Exception) -> str:
+    """The reason that the operating system gives, to stand within a sentence.
+
+    Of an error without a number it is what that error says, such as a server's answer.
+    """
+    reason = str(getattr(error, "strerror", None) or error)
+    return reason if reason[1:2].isupper() else reason[:1].lower() + reason[1:]
+
+
+def describe_error(error: Exception) -> str:
+    """What an error says in one line; of a system's, the file that it names and the reason."""
+    if not isinstance(error, OSError):
+        return str(error)
+    reason = explain_os_error(error)
+    return f"{error.filename}: {reason}" if error.filename else reason
 
 
 def suggest_nearest(word: str, known: Iterable[str]) -> str:

@@ -17,6 +17,7 @@ from hermes.model_info.devices import (
     choose_device,
     choose_precision,
     report_model,
+    require_device_name,
     require_precision,
 )
 from hermes.model_info.fitting import count_loaded_bytes, find_free_memory, require_memory
@@ -63,6 +64,7 @@ def load(
     with show_progress(None):
         require_model_present(checkpoint)
         require_precision(precision)
+        require_device_name(backend, device)
         if isinstance(tokenizer, str | Path):
             tokenizer = load_tokenizer(tokenizer)
         found = choose_backend(backend)

@@ -74,6 +74,15 @@ def test_no_file_runs_code_that_it_reads(package, path):
 
 
 @pytest.mark.parametrize(("package", "path"), FILES, ids=IDS)
+def test_the_reason_of_a_system_error_is_worded_in_one_place(package, path):
+    """A capital within a sentence, as of No such file or directory, is lowered by hermes.errors."""
+    if path == PACKAGES["hermes"] / "errors.py":
+        return
+    text = path.read_text(encoding="utf-8")
+    assert "strerror" not in text, "call explain_os_error or describe_error of hermes.errors"
+
+
+@pytest.mark.parametrize(("package", "path"), FILES, ids=IDS)
 def test_what_a_module_exports_exists(package, path):
     tree = ast.parse(path.read_text(encoding="utf-8"))
     names = set()

@@ -17,7 +17,7 @@ from typing import Any
 import torch.distributed as dist
 
 from hermes.distributed.process_group import RankInfo
-from hermes.errors import HermesError, PeerLost
+from hermes.errors import HermesError, PeerLost, explain_os_error
 
 # All in seconds.
 ROLL_CALL = 3.0  # in which every process that is alive answers a roll call
@@ -39,7 +39,8 @@ def check_host(address: str, rank_info: RankInfo) -> None:
             socket.getaddrinfo(host.strip("[]"), None)
             return
         except (socket.gaierror, UnicodeError) as error:  # the latter where it is no name at all
-            reason = error.strerror if isinstance(error, OSError) else "no host has such a name"
+            is_system = isinstance(error, OSError)
+            reason = explain_os_error(error) if is_system else "no host has such a name"
             if isinstance(error, UnicodeError) or time.monotonic() > end:
                 raise HermesError(
                     f"rank {rank_info.rank} cannot resolve {host!r} (port {port}), where the "

@@ -26,6 +26,7 @@ from hermes.errors import (
     OutOfMemory,
     PeerLost,
     StorageError,
+    describe_error,
     explain_exhaustion,
     is_out_of_memory,
 )
@@ -153,11 +154,6 @@ def _format_usage_error(error: click.UsageError) -> str:
     return f"{path}: {message[:1].lower()}{message[1:]} (see {path} --help)"
 
 
-def _format_os_error(error: OSError) -> str:
-    reason = (error.strerror or str(error)).lower()
-    return f"{error.filename}: {reason}" if error.filename else reason
-
-
 def _has_lost_reader() -> bool:
     """Whether standard output is a pipe that nobody reads any more."""
     try:
@@ -248,7 +244,7 @@ def run(
         if exhausted := explain_exhaustion(error):
             return fail(exhausted, _choose_exhaustion_code(error))
         if error.errno != errno.EPIPE or not _has_lost_reader():
-            return fail(_format_os_error(error), StorageError.exit_code)
+            return fail(describe_error(error), StorageError.exit_code)
         # The reader is gone, as with `| head`. Python would fail again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Warning as error:

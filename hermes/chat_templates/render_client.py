@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any
 
 from hermes.chat_templates.render_process import LENGTH, read_exactly, write_all
-from hermes.errors import DataError
+from hermes.errors import DataError, explain_os_error
 from hermes.formatting import format_count
 
 __all__ = ["Ahead", "RenderClient", "RendererEnded"]
@@ -122,7 +122,7 @@ class RenderClient:
             )
         except OSError as error:
             raise DataError(
-                f"cannot start the process that renders chat templates: {error.strerror}"
+                f"cannot start the process that renders chat templates: {explain_os_error(error)}"
             ) from error
 
     def _ask(self, *request: Any) -> list[Any]:

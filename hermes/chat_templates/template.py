@@ -14,7 +14,7 @@ from typing import Any
 from hermes.chat_templates.messages import Message
 from hermes.chat_templates.renderer import begin_ahead, compile_template, render_template
 from hermes.chat_templates.turns import Turn
-from hermes.errors import DataError, StorageError, suggest_nearest
+from hermes.errors import DataError, StorageError, explain_os_error, suggest_nearest
 from hermes.storage.plain_json import load_json
 from hermes.storage.reading import read_bounded
 
@@ -148,7 +148,7 @@ def choose_template(
         except FileNotFoundError:
             raise DataError(f"{file}: no such template; check the name") from None
         except OSError as error:
-            raise StorageError(f"cannot read {file}: {error.strerror}") from error
+            raise StorageError(f"cannot read {file}: {explain_os_error(error)}") from error
     source = (config or {}).get("chat_template")
     if isinstance(source, list):  # several templates by name
         named = {str(i.get("name")): i.get("template") for i in source if isinstance(i, dict)}

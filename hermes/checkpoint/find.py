@@ -13,6 +13,7 @@ from hermes.checkpoint.weights import match_to_spec, read_weights
 from hermes.errors import CheckpointError, StorageError
 from hermes.spec import ModelSpec
 from hermes.storage.durable import TEMPORARY
+from hermes.storage.path_kinds import describe_kind, say_kind
 from hermes.storage.reading import list_folder
 
 __all__ = [
@@ -37,7 +38,7 @@ def list_steps(run: Path) -> list[tuple[int, Path]]:
 
     Goes by names only; `verify` says whether they are whole. Raises StorageError.
     """
-    if not run.exists():
+    if not run.is_dir():
         return []
     found = [(STEP.match(entry.name), entry) for entry in list_folder(run)]
     return sorted(((int(m[1]), path) for m, path in found if m), reverse=True)
@@ -149,6 +150,8 @@ def locate(
     `spec`, if that is given. Raises CheckpointError, StorageError.
     """
     if path.is_file():
+        if spec is None and path.suffix != ".safetensors":
+            raise CheckpointError(f"{say_kind(path)}; give a run or a checkpoint")
         if spec is None:
             raise CheckpointError(f"{path} holds weights only; name their model with --config")
         params = match_to_spec(read_weights(path), spec, str(path))
@@ -158,7 +161,9 @@ def locate(
         if not path.exists():
             raise CheckpointError(f"{path}: no such file or folder; check the name")
         if not (path / MANIFEST).exists():
-            raise CheckpointError(f"{path} is neither a checkpoint nor a run: it has no {MANIFEST}")
+            kind = describe_kind(path)
+            what = f"{kind}, and neither" if kind else "neither"
+            raise CheckpointError(f"{path} is {what} a checkpoint nor a run: it has no {MANIFEST}")
         checkpoint = open_checkpoint(path, hashes=hashes)
     else:
         search = find_newest(path, hashes=hashes)

@@ -17,6 +17,7 @@ from hermes.errors import CheckpointError
 from hermes.formatting import format_count
 from hermes.stages import report_stage
 from hermes.storage.durable import FileDigest
+from hermes.storage.path_kinds import PREPARED, describe_kind, say_kind
 from hermes.storage.reading import hash_file, read_small, translate_read_error
 from hermes.storage.strict_json import Json, parse_json, render_json
 
@@ -87,6 +88,10 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     data = read_small(path)
+    if describe_kind(folder) == PREPARED:
+        raise CheckpointError(
+            f"{say_kind(folder)}; give a run, a checkpoint or the folder of a model"
+        )
     last = LAST_LINES.search(data)
     if not last or hashlib.sha256(data[: last.start()]).hexdigest().encode() != last[1]:
         raise CheckpointError(f"{path} is damaged: its last line is not the SHA-256 of the others")

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-from hermes.errors import CheckpointError, HermesError, StorageError
+from hermes.errors import CheckpointError, HermesError, StorageError, explain_os_error
 from hermes.storage.locks import NO_LOCKS
 from hermes.storage.strict_json import parse_json, render_json
 
@@ -38,16 +38,14 @@ class RunLock:
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
             self._descriptor = os.open(self._path, flags, 0o666)
         except OSError as error:
-            raise StorageError(
-                f"cannot write to {run}: {(error.strerror or str(error)).lower()}"
-            ) from error
+            raise StorageError(f"cannot write to {run}: {explain_os_error(error)}") from error
         try:
             try:
                 fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 if required or error.errno not in NO_LOCKS:
                     raise
-                reason = (error.strerror or str(error)).lower()
+                reason = explain_os_error(error)
                 self.notes = (
                     f"{run} cannot be locked ({reason}), so a second process that trains in it "
                     "is not refused; start none",
@@ -64,7 +62,7 @@ class RunLock:
 
     def _explain_refusal(self, run: Path, error: OSError) -> HermesError:
         if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-            reason = (error.strerror or str(error)).lower()
+            reason = explain_os_error(error)
             return StorageError(f"cannot lock {self._path}: {reason}")
         try:
             holder = parse_json(os.pread(self._descriptor, 4096, 0), str(self._path))

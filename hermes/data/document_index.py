@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hermes.errors import DataError, StorageError, suggest_nearest
+from hermes.errors import DataError, StorageError, explain_os_error, suggest_nearest
 from hermes.formatting import format_count
 from hermes.process_limits import count_held_files
 from hermes.storage.array_file import ArrayFile
@@ -211,7 +211,7 @@ def open_index_rows(path: Path, documents: int) -> ArrayFile:
                 f"{documents * INDEX.itemsize:,}; copy or prepare it again"
             )
     except OSError as error:
-        raise StorageError(f"cannot read {path}: {error.strerror}") from error
+        raise StorageError(f"cannot read {path}: {explain_os_error(error)}") from error
     return ArrayFile(path, INDEX, documents)
 
 

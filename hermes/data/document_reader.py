@@ -136,7 +136,7 @@ TOKENS = ".bin"
 # Endings of files that are no text, and would be read as one by mistake.
 BINARY = {
     *(".arrow", ".bz2", ".zip", ".tar", ".tgz", ".npy", ".npz"),
-    *(".safetensors", ".pt", ".pth", ".pdf", ".docx", ".epub", ".png", ".jpg"),
+    *(".safetensors", ".gguf", ".pt", ".pth", ".pdf", ".docx", ".epub", ".png", ".jpg"),
 }
 
 

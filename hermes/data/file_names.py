@@ -10,8 +10,9 @@ from typing import NoReturn
 from hermes.data.files import STANDARD_INPUT, Paths, describe_formats, find_format
 from hermes.data.prepared_folder import is_begun, is_prepared
 from hermes.data.remote import is_remote, list_remote, refuse_secrets
-from hermes.errors import DataError, StorageError
+from hermes.errors import DataError, StorageError, explain_os_error
 from hermes.storage.addresses import expand_home
+from hermes.storage.path_kinds import CHECKPOINT, HF_MODEL, RUN, describe_kind
 
 __all__ = ["expand_paths", "find_matches", "read_names", "require_present"]
 
@@ -34,7 +35,7 @@ def expand_paths(paths: Paths) -> list[Path]:
     try:
         return [file for path in read_names(paths) for file in _expand_path(path)]
     except OSError as error:
-        raise StorageError(f"cannot look at {error.filename}: {error.strerror}") from error
+        raise StorageError(f"cannot look at {error.filename}: {explain_os_error(error)}") from error
 
 
 def require_present(names: Iterable[str | Path]) -> None:
@@ -147,6 +148,8 @@ def _require_text_folder(folder: Path) -> None:
             f"{folder} holds prepared tokens, where text is needed; name the text that it was "
             "made from (train and eval take the folder alone, hermes data verify checks it)"
         )
+    if (kind := describe_kind(folder)) in (RUN, CHECKPOINT, HF_MODEL):
+        raise DataError(f"{folder} is {kind}, where text is needed; name the text itself")
     if is_begun(folder):
         raise DataError(
             f"{folder} holds tokens that are not all prepared yet; give the command again that "

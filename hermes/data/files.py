@@ -11,7 +11,7 @@ from typing import IO, BinaryIO, TypeVar
 from hermes.data.bad_records import BadRecordError, BadRecords
 from hermes.data.compression import COMPRESSIONS, open_decompressed, strip_compression
 from hermes.data.remote import is_remote, open_remote, restore_address
-from hermes.errors import DataError, StorageError
+from hermes.errors import DataError, StorageError, explain_os_error
 from hermes.formatting import format_count
 
 __all__ = [
@@ -67,7 +67,9 @@ def spool(stream: BinaryIO, directory: str | Path, *, file_format: str = "txt") 
         with open(path, "wb") as file:
             shutil.copyfileobj(stream, file)
     except OSError as error:
-        raise StorageError(f"cannot spool standard input to {path}: {error.strerror}") from error
+        raise StorageError(
+            f"cannot spool standard input to {path}: {explain_os_error(error)}"
+        ) from error
     return path
 
 
@@ -110,7 +112,7 @@ def open_source(
         with _open_file(path) as file, open_decompressed(wrap(file), name) as plain:
             yield plain
     except OSError as error:
-        raise StorageError(f"cannot read {name}: {error.strerror or error}") from error
+        raise StorageError(f"cannot read {name}: {explain_os_error(error)}") from error
 
 
 def decode_file(

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from hermes.errors import DataError, HermesError, StorageError
+from hermes.errors import DataError, HermesError, StorageError, explain_os_error
 from hermes.storage.addresses import ADDRESS, expand_home
 from hermes.storage.hub_log import hide_retries
 
@@ -91,7 +91,7 @@ def open_filesystem(path: str | Path) -> Iterator[tuple[Any, str]]:
     except (ImportError, ValueError) as error:
         raise HermesError(f"{address}: fsspec cannot open {protocol}:// ({error})") from None
     except OSError as error:
-        raise StorageError(f"cannot read {address}: {error.strerror or error}") from error
+        raise StorageError(f"cannot read {address}: {explain_os_error(error)}") from error
     except HermesError:
         raise
     except Exception as error:  # each protocol's library has classes of its own

@@ -27,8 +27,9 @@ from hermes.data.prepared.manifest import read_manifest
 from hermes.data.stream_index import scan_documents
 from hermes.data.token_shards import ID_TYPES, TokenFile, iterate_blocks
 from hermes.data.token_stream import TokenStream
-from hermes.errors import DataError, HermesError, StorageError
+from hermes.errors import DataError, HermesError, StorageError, explain_os_error
 from hermes.storage.durable import write_atomically
+from hermes.storage.path_kinds import RUN, describe_kind, say_kind
 from hermes.storage.plain_json import load_json
 from hermes.storage.typed_json import build_typed
 
@@ -201,15 +202,17 @@ class RunData:
                 raise ValueError(f"its format is {kind!r}, version {version!r}")
             data = cast(RunData, build_typed(cls, own, "it"))
             data._require_possible()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             if not run.exists():
                 raise DataError(f"{run}: no such folder; name a run of train or finetune") from None
+            if describe_kind(run) not in ("", RUN):
+                raise DataError(f"{say_kind(run)}; name a run of train or finetune") from None
             raise DataError(
                 f"{run} has no {NAME}: it is no run of train or finetune on text; or it was begun "
                 "by an older version, and gets one when it is resumed"
             ) from None
         except OSError as error:
-            raise StorageError(f"cannot read {path}: {error.strerror}") from error
+            raise StorageError(f"cannot read {path}: {explain_os_error(error)}") from error
         except (ValueError, HermesError) as error:
             raise DataError(f"{path}: not the data of a run ({error}); remove it") from None
         return data

@@ -11,7 +11,7 @@ from hermes.data.compression import strip_compression
 from hermes.data.files import STANDARD_INPUT, name_source
 from hermes.data.hub_datasets import is_hub_dataset
 from hermes.data.remote import is_remote
-from hermes.errors import DataError, StorageError
+from hermes.errors import DataError, StorageError, explain_os_error
 from hermes.formatting import format_count
 
 __all__ = [
@@ -63,7 +63,7 @@ def find_source(path: Path, kind: str) -> SourceFile:
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; check the name") from None
     except OSError as error:
-        raise StorageError(f"cannot look at {path}: {error.strerror}") from error
+        raise StorageError(f"cannot look at {path}: {explain_os_error(error)}") from error
     if not stat.S_ISREG(found.st_mode):
         return SourceFile(name, kind)
     return SourceFile(name, kind, found.st_size, found.st_mtime_ns)

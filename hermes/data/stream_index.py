@@ -19,7 +19,7 @@ from hermes.data.prepared.documents import open_index
 from hermes.data.prepared_folder import is_prepared
 from hermes.data.token_shards import TokenShards, iterate_blocks
 from hermes.data.token_stream import DOCUMENTS, TokenStream, read_stream_sources
-from hermes.errors import StorageError
+from hermes.errors import StorageError, explain_os_error
 from hermes.storage.temporary import find_temporary_folder
 
 __all__ = ["open_stream_index", "scan_documents"]
@@ -72,7 +72,7 @@ def scan_documents(
                 rows = np.asarray(np.memmap(target, INDEX, "r"))
     except OSError as error:
         raise StorageError(
-            f"cannot write an index of documents to {folder}: {error.strerror}"
+            f"cannot write an index of documents to {folder}: {explain_os_error(error)}"
         ) from error
     parts, first = [], 0
     for documents, tokens in counts:

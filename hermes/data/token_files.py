@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from hermes.data.token_shards import TokenFile, TokenShards, iterate_blocks
 from hermes.data.token_stream import TokenStream
-from hermes.errors import DataError, StorageError
+from hermes.errors import DataError, StorageError, explain_os_error
 from hermes.formatting import format_count
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def read_token_header(path: Path, bare: str) -> TokenFile:
         with open(path, "rb") as file:
             head = file.read(LITGPT_HEADER)
     except OSError as error:
-        raise StorageError(f"cannot read {path}: {error.strerror}") from error
+        raise StorageError(f"cannot read {path}: {explain_os_error(error)}") from error
     if head.startswith(LITGPT_MAGIC) and len(head) == LITGPT_HEADER:
         _, kind, _ = struct.unpack("<QBQ", head[len(LITGPT_MAGIC) :])
         if kind not in LITGPT_TYPES:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hermes.errors import DataError, StorageError
+from hermes.errors import DataError, StorageError, explain_os_error
 from hermes.formatting import format_count
 from hermes.process_limits import count_held_files
 from hermes.storage.array_file import ArrayFile
@@ -42,7 +42,7 @@ def open_tokens(file: TokenFile) -> ArrayFile:
                 "prepare it again"
             )
     except OSError as error:
-        raise StorageError(f"cannot read {file.path}: {error.strerror}") from error
+        raise StorageError(f"cannot read {file.path}: {explain_os_error(error)}") from error
     return ArrayFile(file.path, file.dtype, file.tokens, file.offset)
 
 

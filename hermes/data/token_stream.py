@@ -16,7 +16,7 @@ from hermes.data.document_reader import Document
 from hermes.data.encoding_pool import choose_batch_size
 from hermes.data.progress import PreparationProgress, Watch, report_progress
 from hermes.data.token_shards import TokenShards, TokenSlice
-from hermes.errors import DataError, StorageError
+from hermes.errors import DataError, StorageError, explain_os_error
 from hermes.formatting import format_count
 from hermes.stages import report_stage
 from hermes.storage.plain_json import load_json
@@ -76,7 +76,9 @@ class TokenStream:
             facts = load_json((where / FACTS).read_text(encoding="utf-8"))
             tokens = np.memmap(where / TOKENS, facts["dtype"], "r")
         except OSError as error:
-            raise StorageError(f"cannot read tokens in {where}: {error.strerror}") from error
+            raise StorageError(
+                f"cannot read tokens in {where}: {explain_os_error(error)}"
+            ) from error
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(
                 f"{where}: not a folder of tokens ({error}); tokenize the text again"
@@ -153,7 +155,9 @@ def tokenize(
     except BaseException as error:
         temporary.delete()
         if isinstance(error, OSError):
-            raise StorageError(f"cannot write tokens to {folder}: {error.strerror}") from error
+            raise StorageError(
+                f"cannot write tokens to {folder}: {explain_os_error(error)}"
+            ) from error
         raise
     return replace(stream, _temporary=temporary)
 

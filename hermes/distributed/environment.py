@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hermes.distributed.process_group import RankInfo
-from hermes.errors import HermesError
+from hermes.errors import HermesError, explain_os_error
 from hermes.formatting import format_count
 from hermes.storage.plain_json import load_json
 
@@ -93,7 +93,7 @@ def _read_json(e: Mapping[str, str], name: str) -> Any:
         text = Path(e[name]).read_text(encoding="utf-8")
         return load_json(text) if text.strip() else []
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
+        reason = explain_os_error(error)
     except ValueError as error:
         reason = str(error)
     raise HermesError(f"{name} names {e[name]!r}, which cannot be read: {reason}")

@@ -18,7 +18,7 @@ from hermes.data import Cursor
 from hermes.data.dataset import UpdateLayout
 from hermes.data.preference_dataset import PreferenceDataset
 from hermes.distributed.process_group import SINGLE_PROCESS, ProcessGroup
-from hermes.errors import CheckpointError, Interrupted, NonFinite, StorageError
+from hermes.errors import CheckpointError, Interrupted, NonFinite, StorageError, explain_os_error
 from hermes.interface import Model, Tensors
 from hermes.recipe import Recipe
 from hermes.stages import report_stage
@@ -65,7 +65,7 @@ class Reference:
         except OSError as error:
             if error.errno is None:  # NumPy's, of a file that is none of its own
                 raise CheckpointError(f"{path} is no reference cache; remove it") from None
-            raise StorageError(f"cannot read {path}: {error.strerror}") from error
+            raise StorageError(f"cannot read {path}: {explain_os_error(error)}") from error
         except Exception as error:  # a torn archive raises whatever its part does
             # NumPy's own sentence advises to load it unsafely.
             raise CheckpointError(f"{path} is no reference cache, or torn; remove it") from error

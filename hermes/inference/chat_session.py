@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hermes.chat_templates.encoder import ChatEncoder
 from hermes.chat_templates.messages import Message
-from hermes.errors import DataError, HermesError, StorageError
+from hermes.errors import DataError, HermesError, StorageError, explain_os_error
 from hermes.inference.conversation_window import fit_conversation, reserve_answer
 from hermes.inference.decoding import check_stop_ids, warn_of_full_context
 from hermes.inference.engine import Engine
@@ -188,7 +188,7 @@ class ChatSession:
         try:
             value = load_json(read_bounded(path))
         except OSError as error:
-            raise StorageError(f"cannot read {path}: {error.strerror}") from error
+            raise StorageError(f"cannot read {path}: {explain_os_error(error)}") from error
         except ValueError as error:
             raise DataError(f"{path}: not a conversation: {str(error)[:100]}") from None
         found = value.get("messages") if isinstance(value, dict) else None

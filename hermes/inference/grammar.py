@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hermes.errors import DataError, HermesError, StorageError
+from hermes.errors import DataError, HermesError, StorageError, explain_os_error
 from hermes.storage.plain_json import load_json
 from hermes.storage.reading import read_bounded
 from hermes.tokenizer import Tokenizer
@@ -105,7 +105,7 @@ def read_json_schema(path: str | Path) -> Any:
     try:
         return load_json(read_bounded(Path(path)))
     except OSError as error:
-        raise StorageError(f"cannot read {path}: {error.strerror}") from error
+        raise StorageError(f"cannot read {path}: {explain_os_error(error)}") from error
     except ValueError as error:
         raise DataError(f"{path}: not a JSON schema: {str(error)[:100]}") from None
 

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from hermes.errors import DataError
+from hermes.errors import DataError, explain_os_error
 from hermes.formatting import describe_surrogate
 from hermes.inference.generated_text import GeneratedText
 from hermes.inference.sampling_options import SAMPLING_OPTIONS
@@ -54,7 +54,7 @@ def read_prompt_records(path: Path) -> list[PromptRecord]:
                 if text.strip():
                     records.append(_parse_record(f"{path}:{number}", text))
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8"
+        reason = explain_os_error(error) if isinstance(error, OSError) else "it is not UTF-8"
         raise DataError(f"cannot read {path}: {reason}") from error
     if not records:
         raise DataError(f'{path} has no prompt; write one {{"prompt": "..."}} on each line')

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from hermes.errors import HermesError, StorageError
+from hermes.errors import HermesError, StorageError, explain_os_error
 from hermes.storage.hub_log import hide_retries
 
 __all__ = ["require_hub", "translate_hub_errors"]
@@ -67,6 +67,6 @@ def _translate_error(error: Exception, what: str, repo: str) -> HermesError:
             return HermesError(f"{what}: the Hub does not permit it; {access}")
         case errors.HfHubHTTPError():
             return StorageError(f"{what}: the Hub answered {status}")
-        case OSError() if error.errno is not None and error.strerror:
-            return StorageError(f"{what}: {error.strerror.lower()}")
+        case OSError() if error.errno is not None:
+            return StorageError(f"{what}: {explain_os_error(error)}")
     return StorageError(f"{what}: the connection to the Hub failed ({type(error).__name__})")

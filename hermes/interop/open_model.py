@@ -26,6 +26,7 @@ from hermes.interop.nanogpt_litgpt import read_litgpt, read_nanogpt
 from hermes.interop.tensor_names import TensorSource, unpack
 from hermes.interop.torch_checkpoint import TorchFile, has_weights, read_folder
 from hermes.spec import ModelSpec
+from hermes.storage.path_kinds import describe_kind
 from hermes.storage.reading import list_folder, read_small
 from hermes.storage.strict_yaml import read_value_mapping
 
@@ -113,9 +114,7 @@ def _open(
         _refuse_litgpt_adapter(path)
         if (path / CONFIG).exists():
             return _open_folder(path, ignore)
-        raise CheckpointError(
-            f"{path} is no model hermes reads: it has no {MANIFEST}, {CONFIG} or {LITGPT}"
-        )
+        raise CheckpointError(f"{_say_no_model(path)}: it has no {MANIFEST}, {CONFIG} or {LITGPT}")
     if not path.exists():
         raise CheckpointError(describe_missing_model(path))
     if path.suffix == ".safetensors":
@@ -123,9 +122,13 @@ def _open(
     if path.suffix in TORCH_ENDINGS:
         return _open_torch(path, config, ignore)
     raise CheckpointError(
-        f"{path} is no model hermes reads: a file must end in .safetensors, "
-        f"{', '.join(TORCH_ENDINGS)}"
+        f"{_say_no_model(path)}: a file must end in .safetensors, {', '.join(TORCH_ENDINGS)}"
     )
+
+
+def _say_no_model(path: Path) -> str:
+    kind = describe_kind(path)
+    return f"{path} is {kind + ', and ' if kind else ''}no model hermes reads"
 
 
 def _require_named(source: StoredModel, name: Path) -> StoredModel:

@@ -13,7 +13,7 @@ import numpy as np
 
 from hermes.checkpoint import TensorInfo
 from hermes.checkpoint.weights import INDEX, MODEL, Weights, read_weight_map, read_weights
-from hermes.errors import CheckpointError, MissingBackend, StorageError
+from hermes.errors import CheckpointError, MissingBackend, StorageError, explain_os_error
 from hermes.formatting import name_type
 from hermes.interface import Array
 from hermes.storage.reading import read_start
@@ -203,7 +203,7 @@ def _check_crcs(path: Path) -> None:
     except CheckpointError:
         raise
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
+        reason = explain_os_error(error)
         raise StorageError(f"cannot read {path}: {reason}") from error
     except Exception as error:  # broken bytes make zipfile raise any type of error
         raise CheckpointError(

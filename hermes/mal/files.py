@@ -4,15 +4,17 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import hermes_specs
-from hermes.errors import HermesError, MalError, StorageError, suggest_nearest
+from hermes.errors import HermesError, MalError, StorageError, explain_os_error, suggest_nearest
 from hermes.mal.meaning import read_tree
 from hermes.mal.mistakes import list_mistakes
 from hermes.mal.syntax import parse
 from hermes.mal.tokens import MAX_BYTES, Source
 from hermes.mal.tree import Tree, quote
 from hermes.spec import ModelSpec
+from hermes.storage.path_kinds import describe_kind
 
 __all__ = ["MalFile", "list_bundled", "load", "loads", "open_mal", "read_mal"]
 
@@ -117,7 +119,8 @@ def _split(path: str) -> tuple[str, str | None]:
     if os.path.isdir(path):
         inside = os.path.join(path, "model.mal")
         if not os.path.isfile(inside):
-            raise HermesError(f"{path} is a folder with no model.mal in it; name a checkpoint")
+            kind = describe_kind(Path(path)) or "a folder"
+            raise HermesError(f"{path} is {kind} with no model.mal in it; name a checkpoint")
         return inside, None
     if os.path.exists(path):
         return path, None
@@ -134,7 +137,10 @@ def _split(path: str) -> tuple[str, str | None]:
 def _read(path: str) -> bytes:
     try:
         with open(path, "rb") as file:
-            return file.read(MAX_BYTES + 1)
+            data = file.read(MAX_BYTES + 1)
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
+        reason = explain_os_error(error)
         raise StorageError(f"cannot read {path}: {reason}") from error
+    if data.startswith(b"GGUF"):
+        raise HermesError(f"{path} is a GGUF file; name a .mal file, or a model's config.json")
+    return data

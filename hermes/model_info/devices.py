@@ -3,8 +3,17 @@
 Which precision "auto" stands for depends on the device alone, never on the backend.
 """
 
+import re
+from importlib import metadata
+
 from hermes.errors import HermesError, Unsupported
-from hermes.interface import PRECISIONS, SHORT_NAMES, Backend, DeviceInfo
+from hermes.interface import (
+    PRECISIONS,
+    SHORT_NAMES,
+    Backend,
+    DeviceInfo,
+    detect_default_backend,
+)
 from hermes.model_info.datasheets import BY_DRIVER_NAME
 from hermes.numerics.params import count_parameters
 from hermes.spec import ModelSpec
@@ -20,12 +29,19 @@ __all__ = [
     "find_peak_rate",
     "find_precision",
     "report_model",
+    "require_device_name",
     "require_precision",
 ]
 
 AUTO = "auto"
 # CUDA devices multiply bfloat16 in hardware from this compute capability on (Ampere).
 BFLOAT16_SINCE = (8, 0)
+# What devices can be called, by backend: a pattern, and words for it.
+DEVICE_NAMES = {
+    "numpy": ("cpu", "cpu"),
+    "torch": (r"cpu|cuda(:\d+)?", "cpu, cuda and cuda:N"),
+    "mlx": ("cpu|gpu", "gpu and cpu"),
+}
 
 
 def describe_device(backend: Backend, device: str | None = None) -> DeviceInfo:
@@ -37,6 +53,30 @@ def describe_device(backend: Backend, device: str | None = None) -> DeviceInfo:
         return DeviceInfo()
     found: DeviceInfo = describe(name)
     return found
+
+
+def require_device_name(backend: str, device: str | None) -> None:
+    """Refuse a device that cannot be the backend's on any machine, or in this build of it.
+
+    It loads no framework, which takes seconds; `choose_device` looks at this machine. backend: a
+    name, or "auto". Raises Unsupported.
+    """
+    name = detect_default_backend() if backend == "auto" else backend
+    if device is None or name not in DEVICE_NAMES:
+        return
+    if name == "torch" and device != "cpu" and _is_cpu_build("torch"):
+        raise Unsupported(f"{name} has no device {device!r} here; it has cpu")
+    pattern, words = DEVICE_NAMES[name]
+    if re.fullmatch(pattern, device) is None:
+        raise Unsupported(f"{name} has no device {device!r}; what it can have is {words}")
+
+
+def _is_cpu_build(library: str) -> bool:
+    """Whether the installed build of a library says that it is for CPUs alone."""
+    try:
+        return metadata.version(library).endswith("+cpu")
+    except metadata.PackageNotFoundError:
+        return False
 
 
 def choose_device(backend: Backend, device: str | None = None) -> str:

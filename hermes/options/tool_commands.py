@@ -53,7 +53,7 @@ TOOL_COMMANDS: dict[str, CommandOptions] = {
             "vocab_size": {"help": "Vocabulary size, special tokens included"},
             "format": {"parameter": "file_format"},
             "force_retrain_tokenizer": {
-                "help": "Train anew where --output is there already with a manifest that fits",
+                "help": "Train anew where --output is there already, and replace it",
             },
         },
     ),

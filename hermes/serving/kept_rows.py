@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hermes.errors import HermesError, StorageError
+from hermes.errors import HermesError, StorageError, explain_os_error
 from hermes.inference.engine import Engine
 from hermes.inference.prompt_cache import CacheKey, PromptCache
 
@@ -35,7 +35,7 @@ def save_rows(folder: Path, key: CacheKey, engine: Engine) -> int:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StorageError(f"cannot make {folder}: {error.strerror}") from error
+        raise StorageError(f"cannot make {folder}: {explain_os_error(error)}") from error
     written = set()
     for tokens in reversed(engine.list_rows()):  # the one used last is the newest file
         name = hashlib.sha256(np.array(tokens, np.int64).tobytes()).hexdigest()[:16]
@@ -46,5 +46,5 @@ def save_rows(folder: Path, key: CacheKey, engine: Engine) -> int:
         try:
             path.unlink()
         except OSError as error:
-            raise HermesError(f"cannot delete {path}: {error.strerror}") from error
+            raise HermesError(f"cannot delete {path}: {explain_os_error(error)}") from error
     return len(written)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import uvicorn
 
-from hermes.errors import HermesError
+from hermes.errors import HermesError, explain_os_error
 from hermes.serving.app import make_app
 from hermes.serving.http_protocol import HTTPProtocol
 from hermes.serving.served_model import ServedModel
@@ -35,7 +35,7 @@ def bind(host: str, port: int) -> socket.socket:
         listening.bind((host, port))
     except (OSError, OverflowError) as error:
         listening.close()
-        reason = str(getattr(error, "strerror", None) or error).lower()
+        reason = explain_os_error(error)
         raise HermesError(f"cannot listen on {host} port {port}: {reason}") from error
     return listening
 

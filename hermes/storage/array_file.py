@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from hermes.errors import DataError, StorageError
+from hermes.errors import DataError, StorageError, explain_os_error
 from hermes.storage.reading import call_again
 
 __all__ = ["ArrayFile"]
@@ -31,7 +31,7 @@ class ArrayFile:
         try:
             self._descriptor = call_again(partial(os.open, path, os.O_RDONLY | os.O_CLOEXEC))
         except OSError as error:
-            raise StorageError(f"cannot read {path}: {error.strerror}") from error
+            raise StorageError(f"cannot read {path}: {explain_os_error(error)}") from error
 
     def __len__(self) -> int:
         return self._count
@@ -59,7 +59,7 @@ class ArrayFile:
         try:  # several times as fast as preadv into an array that is there
             data = call_again(partial(os.pread, self._descriptor, size, offset))
         except OSError as error:
-            raise StorageError(f"cannot read {self.path}: {error.strerror}") from error
+            raise StorageError(f"cannot read {self.path}: {explain_os_error(error)}") from error
         if not data:
             raise DataError(
                 f"{self.path} was cut short while it was being read; copy or prepare it again"

@@ -36,12 +36,15 @@ __all__ = [
     "write_atomically",
     "write_file",
     "write_folder_atomically",
+    "write_unless_there",
 ]
 
 TEMPORARY = ".tmp-"
 """What the name of an unfinished file or folder begins with."""
 
 BLOCK = 64 * 2**20
+# What `link` fails with where a file system has no second names.
+NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
 
 T = TypeVar("T")
 
@@ -50,8 +53,9 @@ T = TypeVar("T")
 class Operation:
     """One change of the disk, announced before it happens.
 
-    kind: make folder, create, write, sync, sync folder, rename, delete or delete folder. target:
-    the new name of a rename. data: the bytes of a write, appended to `path`.
+    kind: make folder, create, write, sync, sync folder, rename, link, delete or delete folder.
+    target: the new name of a rename, the second one of a link. data: the bytes of a write, appended
+    to `path`.
     """
 
     kind: str
@@ -119,6 +123,10 @@ class Disk:
     def rename(self, path: Path, target: Path) -> None:
         """Rename a file or folder atomically."""
         self._run(Operation("rename", path, target), lambda: os.rename(path, target))
+
+    def link(self, path: Path, target: Path) -> None:
+        """Give a file a second name that nothing has yet, atomically."""
+        self._run(Operation("link", path, target), lambda: os.link(path, target))
 
     def delete(self, path: Path) -> None:
         """Delete a file."""
@@ -203,15 +211,49 @@ def write_atomically(
         if sync_name:
             disk.sync_folder(real.parent)
     except (OSError, StorageError) as error:
-        # The temporary file means nothing to a user, so the error names the file asked for.
-        cause = error if isinstance(error, OSError) else error.__cause__
-        reason = explain_os_error(cause) if isinstance(cause, OSError) else str(error)
-        raise StorageError(f"cannot write {path}: {reason}") from cause
+        raise _name_file(path, error) from (error.__cause__ or error)
+
+
+def write_unless_there(path: Path, data: bytes, *, disk: Disk) -> bool:
+    """Write a file whole unless there is one. Returns whether it was written.
+
+    Of processes that do so at once one writes. On a file system without hard links the last of
+    them may replace what the first has written. The caller syncs the name. Raises StorageError.
+    """
+    beside = _name_beside(path)
+    try:
+        write_file(beside, [data], disk)
+        try:
+            disk.link(beside, path)
+        except StorageError as error:
+            if path.exists():
+                return False
+            if getattr(error.__cause__, "errno", None) not in NO_LINKS:
+                raise
+            disk.rename(beside, path)
+        return True
+    except (OSError, StorageError) as error:
+        raise _name_file(path, error) from (error.__cause__ or error)
+    finally:
+        with suppress(OSError):
+            beside.unlink()
+
+
+def _name_beside(path: Path) -> Path:
+    """The name of an unfinished file; what earlier processes left of such files is deleted."""
+    delete_abandoned(path.parent, f"{TEMPORARY}{path.name}-")
+    return path.with_name(f"{TEMPORARY}{path.name}-{secrets.token_hex(4)}")
+
+
+def _name_file(path: Path, error: OSError | StorageError) -> StorageError:
+    """An error that names the file asked for; the temporary one means nothing to a user."""
+    cause = error if isinstance(error, OSError) else error.__cause__
+    reason = explain_os_error(cause) if isinstance(cause, OSError) else str(error)
+    return StorageError(f"cannot write {path}: {reason}")
 
 
 def _replace_file(path: Path, data: bytes, mode: int | None, disk: Disk) -> None:
-    delete_abandoned(path.parent, f"{TEMPORARY}{path.name}-")
-    beside = path.with_name(f"{TEMPORARY}{path.name}-{secrets.token_hex(4)}")
+    beside = _name_beside(path)
     try:
         # The contents are synced before the rename: otherwise a power failure could leave the
         # new name with an empty file.

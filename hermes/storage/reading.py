@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from hermes.errors import CheckpointError, DataError, StorageError
+from hermes.errors import CheckpointError, DataError, StorageError, explain_os_error
 from hermes.stages import report_stage
 
 __all__ = [
@@ -49,7 +49,7 @@ def call_again(call: Callable[[], T]) -> T:
 
 def translate_read_error(path: Path, error: OSError) -> CheckpointError | StorageError:
     """Make a CheckpointError where the error means a damaged file, else a StorageError."""
-    reason = (error.strerror or str(error)).lower()
+    reason = explain_os_error(error)
     kind = CheckpointError if error.errno in TORN else StorageError
     return kind(f"cannot read {path}: {reason}")
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-from hermes.errors import StorageError
+from hermes.errors import StorageError, explain_os_error
 
 __all__ = ["TemporaryFolder", "delete_abandoned", "find_temporary_folder", "hold_lock"]
 
@@ -28,7 +28,7 @@ def find_temporary_folder() -> Path:
     try:
         return Path(tempfile.gettempdir())
     except OSError as error:  # as in a container whose disk is read-only
-        reason = (error.strerror or str(error)).lower()
+        reason = explain_os_error(error)
         raise StorageError(f"{reason}; set TMPDIR to a folder that can be written to") from error
 
 
@@ -91,8 +91,8 @@ class TemporaryFolder:
             delete_abandoned(parent, prefix)
             self._folder = tempfile.TemporaryDirectory(prefix=prefix, dir=parent)
         except OSError as error:
-            reason = error.strerror or str(error)
-            raise StorageError(f"cannot write {what} to {parent}: {reason.lower()}") from error
+            reason = explain_os_error(error)
+            raise StorageError(f"cannot write {what} to {parent}: {reason}") from error
         self.name = self._folder.name
         self._descriptor = hold_lock(Path(self.name))
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hermes.errors import CheckpointError, DataError, StorageError
+from hermes.errors import CheckpointError, DataError, StorageError, explain_os_error
 from hermes.storage.addresses import find_address
 from hermes.storage.reading import read_bounded
 from hermes.storage.strict_json import parse_json
@@ -71,7 +71,7 @@ def read_folder(path: Path) -> tuple[dict[str, bytes], str]:
             raise DataError(f"{address} is an address; {DOWNLOAD}") from None
         raise DataError(f"{path}: {MISSING}") from None
     except OSError as error:
-        raise StorageError(f"cannot read {path}: {error.strerror}") from error
+        raise StorageError(f"cannot read {path}: {explain_os_error(error)}") from error
     return files, str(path)
 
 

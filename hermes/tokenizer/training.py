@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from hermes.errors import DataError, StorageError
+from hermes.errors import DataError, StorageError, explain_os_error
 from hermes.formatting import format_count
 from hermes.tokenizer.bytelevel import (
     BYTE_CHARACTERS,
@@ -278,4 +278,4 @@ def record_file(path: Path) -> dict[str, Any]:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             return {"path": str(path), "bytes": file.tell(), "sha256": digest}
     except OSError as error:
-        raise StorageError(f"cannot read {path}: {error.strerror}") from error
+        raise StorageError(f"cannot read {path}: {explain_os_error(error)}") from error

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
-from hermes.errors import Interrupted
+from hermes.errors import Interrupted, describe_error
 
 __all__ = ["FinishCommand"]
 
@@ -74,7 +74,7 @@ class FinishCommand:
                 self._command, shell=True, env=os.environ | told, stdin=subprocess.DEVNULL
             )
         except (OSError, ValueError) as failure:  # the run's own error is to be seen, not this
-            tell(f"Warning: --on-finish could not be started: {failure}")
+            tell(f"Warning: --on-finish could not be started: {describe_error(failure)}")
             return
         finally:
             self._ended.set()

@@ -13,6 +13,7 @@ from typing import Any
 from hermes.errors import DataError
 from hermes.storage.append_only import AppendOnlyFile
 from hermes.storage.durable import write_atomically
+from hermes.storage.path_kinds import RUN, describe_kind
 from hermes.storage.plain_json import load_json
 
 __all__ = ["MetricsFile", "find_odd_lines", "parse_line", "read_last_step", "read_metrics"]
@@ -119,7 +120,9 @@ def read_metrics(run: Path, *, skip_odd: bool = False) -> list[dict[str, float]]
     """
     path = run / NAME
     if not path.is_file():
-        raise DataError(f"{run}: no {NAME} here; give a folder that hermes train wrote")
+        kind = describe_kind(run)
+        what = f"{run}: no {NAME} here" if kind in ("", RUN) else f"{run} is {kind}"
+        raise DataError(f"{what}; give a folder that hermes train wrote")
     records = []
     lines = _read_lines(run)
     for number, line in enumerate(lines, start=1):

@@ -20,19 +20,22 @@ from hermes.tokenizer import Tokenizer
 from hermes.training.batch_split import find_batch_change, split_batch
 from hermes.training.cooldown import COOLDOWN_FIELDS
 from hermes.training.data_record import describe_data_change
+from hermes.training.evaluation_checks import (
+    HeldOut,
+    check_best_metric,
+    check_patience,
+    warn_no_evaluation,
+)
 from hermes.training.events import Position
 from hermes.training.preflight import check_memory, fit_batch
 from hermes.training.request import RunComponents, RunRequest
 from hermes.training.rollback import find_next_sample, restore_continuations
 from hermes.training.schedule import count_steps, warn_long_warmup, warn_repeated_samples
 from hermes.training.setup import (
-    check_best_metric,
-    check_patience,
     check_seq_len,
     fit_vocabulary,
     make_training_data,
     require_tokenizer,
-    warn_no_evaluation,
 )
 from hermes.training.text_boundaries import restore_boundaries
 
@@ -68,9 +71,10 @@ def prepare_resumed(
     if progress.step < progress.total_steps:
         request.on_model(request, spec, recipe)
     with make_training_data(request, spec, tokenizer, recipe, progress.data) as data:
-        check_patience(request.patience, data, recipe)
-        notes += [*data.notes, *check_best_metric(request.keep.best, data, recipe)]
-        notes += warn_no_evaluation(data, recipe)
+        held_out = HeldOut.describe(data)
+        check_patience(request.patience, held_out, recipe)
+        notes += [*data.notes, *check_best_metric(request.keep.best, held_out, recipe)]
+        notes += warn_no_evaluation(held_out, recipe)
         changed = require_same_run(
             checkpoint.path,
             progress,

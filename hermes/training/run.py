@@ -21,6 +21,7 @@ from hermes.numerics.lora import init_adapters
 from hermes.numerics.params import init_weights
 from hermes.stages import report_stage
 from hermes.storage.addresses import require_local
+from hermes.storage.path_kinds import CHECKPOINT, HF_MODEL, PREPARED, describe_kind
 from hermes.training.cooldown import open_stable_checkpoint, plan_cooldown
 from hermes.training.coordination import NullRecorder, RankCoordinator
 from hermes.training.events import Event
@@ -293,6 +294,9 @@ def check_output(output: Path, *, resume: bool) -> None:
         return
     if not output.is_dir():
         raise HermesError(f"output {str(output)!r} is a file; choose a folder")
+    if (kind := describe_kind(output)) in (CHECKPOINT, HF_MODEL, PREPARED):
+        its = f"give its run, {output.parent}" if kind == CHECKPOINT else "choose another directory"
+        raise HermesError(f"output {str(output)!r} is {kind}; {its}")
     if resume:
         return
     if done := list_steps(output):

@@ -8,14 +8,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
-from hermes.errors import HermesError, suggest_nearest
+from hermes.errors import HermesError
 from hermes.numerics.lora import list_trainable
 from hermes.numerics.params import list_parameters
 from hermes.recipe import Recipe, replace_fields
 from hermes.spec import ModelSpec
 from hermes.tokenizer import Tokenizer
-from hermes.training.averaged_evaluation import OF_AVERAGE
 from hermes.training.batch_split import split_batch
+from hermes.training.evaluation_checks import (
+    HeldOut,
+    check_best_metric,
+    check_patience,
+    warn_no_evaluation,
+)
 from hermes.training.events import Position
 from hermes.training.preflight import check_memory, fit_batch
 from hermes.training.request import RunComponents, RunRequest
@@ -25,8 +30,6 @@ from hermes.training.text_data import make_text_data
 from hermes.training.training_data import TrainingData
 
 __all__ = [
-    "check_best_metric",
-    "check_patience",
     "check_seq_len",
     "choose_seq_len",
     "fit_vocabulary",
@@ -34,7 +37,6 @@ __all__ = [
     "prepare_new",
     "refuse_without_tokenizer",
     "require_tokenizer",
-    "warn_no_evaluation",
 ]
 
 LONGEST_DEFAULT = 256
@@ -61,9 +63,10 @@ def prepare_new(request: RunRequest) -> RunComponents:
     notes += [*split_notes, *_describe_frozen(spec, recipe), *check_memory(request, spec, recipe)]
     request.on_model(request, spec, recipe)
     with make_training_data(request, spec, tokenizer, recipe) as data:
-        check_patience(request.patience, data, recipe)
-        notes += [*data.notes, *check_best_metric(request.keep.best, data, recipe)]
-        notes += warn_no_evaluation(data, recipe)
+        held_out = HeldOut.describe(data)
+        check_patience(request.patience, held_out, recipe)
+        notes += [*data.notes, *check_best_metric(request.keep.best, held_out, recipe)]
+        notes += warn_no_evaluation(held_out, recipe)
         position, size = Position(), len(data.dataset.train)
         total = count_steps(recipe, position, size, request.world_size)
         notes += warn_long_warmup(recipe, total)
@@ -145,58 +148,3 @@ def make_training_data(
     except BaseException:
         data.tokens.close()
         raise
-
-
-def _require_evaluations(option: str, data: TrainingData, recipe: Recipe) -> None:
-    """Raise HermesError where an option waits for evaluations that never come."""
-    if not data.dataset.held_out:
-        raise HermesError(f"{option} needs {_say_what_is_missing(data)}")
-    if not recipe.eval_every:
-        raise HermesError(f"{option} needs evaluations on the way: --eval-every")
-
-
-def _say_what_is_missing(data: TrainingData) -> str:
-    """What must be held out for an evaluation, and the options that do it."""
-    own = " or --val-data" if data.record is not None else ""  # which text alone can have
-    return f"{data.unit} held out: --val-fraction{own}"
-
-
-def warn_no_evaluation(data: TrainingData, recipe: Recipe) -> list[str]:
-    """What to tell the user about --eval-every where nothing is held out to evaluate."""
-    if not recipe.eval_every or data.dataset.held_out:
-        return []
-    return [
-        f"--eval-every {recipe.eval_every} has no effect: it needs {_say_what_is_missing(data)}"
-    ]
-
-
-def check_patience(patience: int, data: TrainingData, recipe: Recipe) -> None:
-    """Raise HermesError where --patience would wait for evaluations that never come."""
-    if patience:
-        _require_evaluations("--patience", data, recipe)
-
-
-def check_best_metric(metric: str | None, data: TrainingData, recipe: Recipe) -> list[str]:
-    """What to tell the user about the metric of --keep-best.
-
-    Raises HermesError for a metric that no checkpoint would have.
-    """
-    if metric is None:
-        return []
-    of_steps = ("loss", "grad_norm", *data.measures)
-    held_out = ("val_loss", "val_bits_per_byte", *(f"val_{name}" for name in data.measures))
-    if recipe.ema:
-        held_out = (*held_out, *(f"{name}{OF_AVERAGE}" for name in held_out))
-    if metric in of_steps:
-        return []
-    if metric not in held_out:
-        known = (*of_steps, *held_out)
-        raise HermesError(
-            f"--keep-best: there is no metric {metric!r}{suggest_nearest(metric, known)}"
-        )
-    _require_evaluations(f"--keep-best {metric}", data, recipe)
-    if recipe.save_every % recipe.eval_every == 0:
-        return []
-    return [
-        f"only checkpoints of steps with an evaluation have a {metric}, others are not compared"
-    ]

@@ -10,6 +10,7 @@ from typing import Any
 
 from hermes.checkpoint import list_steps, open_checkpoint
 from hermes.errors import HermesError
+from hermes.storage.path_kinds import CHECKPOINT, HF_MODEL, PREPARED, describe_kind, say_kind
 from hermes.storage.plain_json import load_json
 from hermes.storage.reading import read_small
 from hermes.storage.strict_yaml import read_value_mapping
@@ -48,6 +49,8 @@ def find_runs(folders: Sequence[Path]) -> list[Path]:
     for folder in folders:
         if not folder.is_dir():
             raise HermesError(f"{folder}: no such folder; give a run, or a folder of runs")
+        if describe_kind(folder) in (CHECKPOINT, HF_MODEL, PREPARED):
+            raise HermesError(f"{say_kind(folder)}; give a run, or a folder of runs")
         inside = () if _is_run(folder) else sorted(folder.iterdir())
         runs += [folder, *(one for one in inside if one.is_dir() and _is_run(one))]
     return [run for run in dict.fromkeys(runs) if _is_run(run)]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from hermes.errors import HermesError
+from hermes.errors import HermesError, describe_error, explain_os_error
 from hermes.watching.run_view import RunView, find_runs
 
 __all__ = ["WatchServer"]
@@ -49,7 +49,7 @@ class WatchServer(ThreadingHTTPServer):
         try:
             super().__init__((HOST, port), PageHandler)
         except (OSError, OverflowError) as error:
-            reason = str(getattr(error, "strerror", None) or error).lower()
+            reason = explain_os_error(error)
             raise HermesError(f"cannot listen on port {port}: {reason}; choose another") from error
 
     @property
@@ -98,7 +98,7 @@ class PageHandler(BaseHTTPRequestHandler):
         except (LookupError, ValueError):
             self._refuse(400, "this is no run of the page")
         except (HermesError, OSError) as error:
-            self._refuse(500, str(error))
+            self._refuse(500, describe_error(error))
 
     @cached_property
     def _routes(self) -> dict[str, Callable[[dict[str, list[str]]], Any]]:

@@ -42,7 +42,7 @@ def test_a_list_without_a_default_is_refused_whatever_its_names_are(held):
 def test_a_template_is_no_device_no_folder_and_of_bounded_size(tmp_path):
     for file, why in (
         ("/dev/zero", "has more than 1,048,576 bytes, which"),
-        (tmp_path, "Is a directory"),
+        (tmp_path, "is a directory"),
     ):
         with pytest.raises(HermesError, match=why):
             choose_template(None, file=file, default="")

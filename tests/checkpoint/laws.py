@@ -2,10 +2,12 @@
 share them.
 """
 
-import os
 import random
+import shutil
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
+from threading import Lock
 
 from hermes.checkpoint import Disk, RetentionPolicy, SkippedCheckpoint, open_checkpoints
 from hermes.checkpoint.retention import prune, sweep
@@ -16,8 +18,6 @@ from tests.checkpoint.support import (
     require_equal,
     save_at,
 )
-
-KILLED = 9
 
 
 def go_on(run, disk, workers=1):
@@ -68,37 +68,48 @@ def survives_power_loss(states, seed, workers=1):
             require_found(Path(folder) / "run", least)
 
 
-class Killer:
-    """Ends the process before the n-th operation, having done half of it if it is a torn write."""
+class Killed(BaseException):
+    """Ends what is done after the moment of a kill, of which nothing is looked at any more."""
 
-    def __init__(self, last, torn):
-        self.last, self.torn = last, torn
-        self.numbers = count()
+
+class Killer:
+    """Copies the run as the n-th operation finds it, half done if it is a torn write, and ends.
+
+    What a process that is killed has given the system stays there, and nothing is done after it, no
+    `finally` either: the copy is what a kill at that moment leaves. killed: whether it came to it.
+    """
+
+    def __init__(self, run, last, torn, copy):
+        self.run, self.last, self.torn, self.copy = run, last, torn, copy
+        self.numbers, self.once = count(), Lock()
+        self.killed = False
 
     def __call__(self, operation):
-        if next(self.numbers) >= self.last:
-            if self.torn and operation.kind == "write":
-                with open(operation.path, "ab") as file:
-                    file.write(bytes(operation.data)[: len(operation.data) // 2])
-            os._exit(KILLED)
+        if next(self.numbers) < self.last:
+            return
+        with self.once:  # the run may save in several threads
+            if not self.killed:
+                shutil.copytree(self.run, self.copy)
+                self.killed = True
+                if self.torn and operation.kind == "write":
+                    with (self.copy / operation.path.relative_to(self.run)).open("ab") as file:
+                        file.write(bytes(operation.data)[: len(operation.data) // 2])
+        raise Killed
 
 
 def survives_kill(point, torn, workers=1):
     """Killed before operation `point`, a run is found whole, and goes on; True if it was killed."""
     with quick_folder() as folder:
-        run = Path(folder) / "run"
+        run, copy = Path(folder) / "run", Path(folder) / "copy" / "run"
         save_at(run, 1)
-        child = os.fork()
-        if child == 0:
-            try:
-                go_on(run, Disk(Killer(point, torn)), workers)
-            finally:
-                os._exit(0)
-        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        step = require_found(run, 1 if code == KILLED else 3)
-        sweep(run)
-        assert {p.name.split("-")[0] for p in run.iterdir()} == {"step"}, "leftovers are gone"
+        killer = Killer(run, point, torn, copy)
+        with suppress(Killed):
+            go_on(run, Disk(killer), workers)
+        left = copy if killer.killed else run
+        step = require_found(left, 1 if killer.killed else 3)
+        sweep(left)
+        assert {p.name.split("-")[0] for p in left.iterdir()} == {"step"}, "leftovers are gone"
         if step < 3:
-            save_at(run, step + 1)
-            require_found(run, step + 1)
-        return code == KILLED
+            save_at(left, step + 1)
+            require_found(left, step + 1)
+        return killer.killed

@@ -3,7 +3,8 @@
 import errno
 import os
 import random
-import resource
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from tests.checkpoint.support import (
     save_at,
     state_at,
 )
+from tests.packages import ROOT
 
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EINTR, errno.EROFS)
 
@@ -117,19 +119,28 @@ def test_an_error_at_any_operation_leaves_the_run_as_it_was(code):
         fails_cleanly(point, code)
 
 
+def run_alone(text, folder):
+    """The exit code of a program that saves into a folder, in a process of its own."""
+    return subprocess.run([sys.executable, "-c", text, folder], cwd=ROOT).returncode
+
+
+CUT_SHORT = """
+import resource, sys
+from pathlib import Path
+from hermes.errors import StorageError
+from tests.checkpoint.support import save_at
+resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500))
+try:
+    save_at(Path(sys.argv[1]), 2)
+except StorageError as error:
+    sys.exit(74 if "file too large" in str(error) and "needs" in str(error) else 1)
+"""
+
+
 def test_a_file_cut_short_by_the_system_leaves_the_run_as_it_was(tmp_path):
     """The limit on a file's size gives a real short write, then a real error."""
     save_at(tmp_path, 1)
-    child = os.fork()
-    if child == 0:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500))
-        try:
-            save_at(tmp_path, 2)
-        except StorageError as error:
-            os._exit(74 if "file too large" in str(error) and "needs" in str(error) else 1)
-        finally:
-            os._exit(2)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 74
+    assert run_alone(CUT_SHORT, tmp_path) == 74
     assert [p.name for p in tmp_path.iterdir()] == ["step-00000001"]
 
 
@@ -141,22 +152,29 @@ def test_too_little_space_is_refused_before_the_first_byte(tmp_path, monkeypatch
     assert log == []
 
 
+WITHOUT_PERMISSION = """
+import os, sys
+from pathlib import Path
+from hermes.errors import StorageError
+from tests.checkpoint.support import quick_folder, save_at
+folder = sys.argv[1]
+with quick_folder() as other:
+    save_at(Path(other), 1)  # with all that it imports, which nobody might not read
+if os.geteuid() == 0:
+    os.chown(folder, 65534, 65534)
+    os.setuid(65534)
+os.chmod(folder, 0o500)
+try:
+    save_at(Path(folder), 1)
+except StorageError as error:
+    sys.exit(74 if f"{folder}/.tmp-" in str(error) else 1)
+"""
+
+
 def test_a_folder_without_permission_is_named():
-    """In a child that is nobody, since root may write everywhere."""
+    """By a process that is nobody's, since root may write everywhere."""
     with quick_folder() as folder:
-        child = os.fork()
-        if child == 0:
-            try:
-                if os.geteuid() == 0:
-                    os.chown(folder, 65534, 65534)
-                    os.setuid(65534)
-                os.chmod(folder, 0o500)
-                save_at(Path(folder), 1)
-            except StorageError as error:
-                os._exit(74 if f"{folder}/.tmp-" in str(error) else 1)
-            finally:
-                os._exit(2)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 74
+        assert run_alone(WITHOUT_PERMISSION, folder) == 74
 
 
 def test_a_run_that_is_a_file_is_named(tmp_path):

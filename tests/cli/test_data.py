@@ -113,9 +113,9 @@ def test_mistakes_are_one_line(call, here):
         *("data", "verify", "none"),
     )
     for command in ("verify", "show"):
-        missing = ": no manifest.json in it; name a folder that hermes prepare wrote"
-        refuses(call, 1, f".{missing}", "data", command, ".")
-    file = "text.txt: no such folder; name a folder that hermes prepare wrote"
+        other = ". is the folder of a tokenizer; name a folder that hermes prepare wrote"
+        refuses(call, 1, other, "data", command, ".")
+    file = "text.txt is a file; name a folder that hermes prepare wrote"
     refuses(call, 1, file, "data", "show", "text.txt")
 
 

@@ -143,6 +143,8 @@ def test_a_device_that_the_machine_lacks_is_refused_before_data_is_read(
     """As a name on its own, and as one of a library that was built without such devices."""
     devices = ", ".join(find_backend(backend).devices())
     message = f"{backend} has no device {device!r} here; it has {devices}"
+    if backend == "mlx":
+        message = f"mlx has no device {device!r}; what it can have is gpu and cpu"
     where = ("--backend", backend, "--device", device)
     Path("bad.txt").write_bytes(b"\xff")  # no text, as whoever reads it finds
     train = [{"text.txt": "bad.txt", "run": "new"}.get(one, one) for one in TRAIN]

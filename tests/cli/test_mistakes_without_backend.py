@@ -12,6 +12,20 @@ MISTAKES = {
     "train --model tiny --data t.txt --val-data missing.txt": "missing.txt: no such file",
     "train --model tiny --data t.txt": "no tokenizer: give --tokenizer FILE",
     "train --model tiny --data t.txt --tokenizer missing": "missing: no such tokenizer",
+    "train --model tiny --data t.txt --tokenizer t.txt": "t.txt:1:1: not JSON",
+    "train --model tiny --data t.txt --tokenizer large.txt": "large.txt:1:1: not JSON",
+    "train --model tiny --data t.txt --tokenizer .": "no such tokenizer",
+    "train --model tiny --data t.txt --train-tokenizer --device tpu": "has no device 'tpu'",
+    "train --model tiny --data t.txt --train-tokenizer --backend mlx --device cuda": "gpu and cpu",
+    "train --model tiny --data t.txt --train-tokenizer --keep-best so": "there is no metric 'so'",
+    "train --model tiny --data t.txt --train-tokenizer --keep-best val_loss": "--val-data",
+    "train --model tiny --data t.txt --train-tokenizer --patience 2": "needs sequences held out",
+    "train --model tiny --data t.txt --train-tokenizer --keep-best val_loss_ema": "'val_loss_ema'",
+    "train --data t.txt --resume --output . --keep-best so": "there is no metric 'so'",
+    "dpo --checkpoint . --data t.txt --keep-best accurac": "did you mean 'accuracy'?",
+    "dpo --checkpoint . --data t.txt --patience 1": "needs pairs held out: --val-fraction",
+    "sft --checkpoint . --data t.txt --device tpu": "has no device 'tpu'",
+    "sft --checkpoint . --data t.txt --tokenizer t.txt": "t.txt:1:1: not JSON",
     "train --model tiny --data t.txt --train-tokenizer --lr -1": "--lr must be above 0",
     "train --model tiny --data t.txt --train-tokenizer --seq-len 4096": "max_seq_len",
     "train --model tiny --data t.txt --train-tokenizer --precision f9": "precision is 'f9'",
@@ -40,11 +54,19 @@ MISTAKES = {
     "generate -c . --max-tokens 0": "--max-tokens must be at least 1",
     "generate -c missing": "missing: no such file or folder",
     "generate -c . --tokenizer missing": "missing: no such tokenizer",
+    "generate -c . --tokenizer t.txt": "t.txt:1:1: not JSON",
+    "generate -c . --device tpu": "has no device 'tpu'",
     "generate -c . --temperature -1": "--temperature must",
     "generate -c . --prompts missing.jsonl": "cannot read missing.jsonl",
     "chat -c missing": "missing: no such file or folder",
+    "chat -c . --device tpu": "has no device 'tpu'",
+    "chat -c . --tokenizer t.txt": "t.txt:1:1: not JSON",
     "chat -c . --top-p 2": "--top-p must",
     "serve -c missing": "missing: no such file or folder",
+    "serve -c . --device tpu": "has no device 'tpu'",
+    "eval -c . --data t.txt --device tpu": "has no device 'tpu'",
+    "eval -c . --data t.txt --tokenizer t.txt": "t.txt:1:1: not JSON",
+    "conformance run --backend torch --device tpu": "has no device 'tpu'",
     "eval -c missing --data t.txt": "missing: no such file or folder",
     "eval -c . --data missing.txt": "missing.txt: no such file",
     "conformance run --backend torch --law nope": "no law is called 'nope'",
@@ -98,6 +120,7 @@ for run, arguments in json.load(sys.stdin):
 def answers(tmp_path_factory):
     folder = tmp_path_factory.mktemp("mistakes")
     (folder / "t.txt").write_text("some text\n" * 99)
+    (folder / "large.txt").write_text("some text\n" * 200_000)
     lines = [("run_line", [line]) for line in MISTAKES]
     calls = [("run_call", [name, args, kwargs]) for name, (args, kwargs, _) in CALLS.items()]
     done = subprocess.run(

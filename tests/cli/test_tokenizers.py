@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hermes.tokenizer import SPECIAL_TOKENS, Tokenizer
-from tests.cli.support import TEXT, piped
+from tests.cli.support import TEXT, piped, refuses
 
 
 def test_train_tokenizer_writes_a_tokenizer_and_how_it_was_made(call, tmp_path):
@@ -136,15 +136,47 @@ def test_a_tokenizer_that_fits_is_kept_by_train_tokenizer(call, tmp_path):
     assert (tmp_path / "t.manifest.json").read_bytes() == first
     assert "tokens, from" in call(*command, "--force-retrain-tokenizer")[2]
     text.write_text(TEXT + "more")
-    assert "tokens, from" in call(*command)[2]
+    assert call(*command)[0] == 1
+    assert "tokens, from" in call(*command, "--force-retrain-tokenizer")[2]
     assert (
         json.loads((tmp_path / "t.manifest.json").read_text())["inputs"]
         != json.loads(first)["inputs"]
     )
+    (tmp_path / "t.json").write_bytes(b"")  # made by what chose a name, and nothing to lose
     code, _, err = call(*command[:-2], "-v", 291, "--preset", "gpt-2", "--split", tmp_path / "gpt2")
     assert code == 0, err
     again = Tokenizer.load(tmp_path / "gpt2" / "vocab.json")
     assert again.fingerprint == Tokenizer.load(tmp_path / "t.json").fingerprint
+
+
+@pytest.mark.parametrize(
+    ("left", "more", "misfit"),
+    [
+        ("tokenizer", ("-v", 281), "was trained with --vocab-size 280, and not 281"),
+        ("tokenizer", ("--nfc",), "was trained with --nfc False, and not True"),
+        ("tokenizer", ("b.txt",), "was trained on other text than that of b.txt"),
+        ("tokenizer", ("--special-token", "<|a|>"), "was trained with --special-token "
+         f"{[*SPECIAL_TOKENS]}, and not {[*SPECIAL_TOKENS, '<|a|>']}"),
+        ("no manifest", (), "has no manifest beside it that says how it was trained"),
+        ("text", (), "is no tokenizer"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_not_written_over_by_train_tokenizer(here, call, left, more, misfit):
+    """A tokenizer that models were trained with, or a text, named by mistake."""
+    output = here / "t.json"
+    (here / "b.txt").write_text(TEXT)
+    command = ("train-tokenizer", "text.txt", "-o", output, "-v", 280)
+    assert call(*command)[0] == 0
+    if left != "tokenizer":
+        (here / "t.manifest.json").unlink()
+    if left == "text":
+        output.write_text(TEXT)
+    before = output.read_bytes()
+    refuses(call, 1, f"{output} is there already and {misfit}; name another --output, or give "
+            "--force-retrain-tokenizer to replace it", *command, *more)  # fmt: skip
+    assert output.read_bytes() == before
+    assert call(*command, *more, "--force-retrain-tokenizer")[0] == 0
+    assert Tokenizer.load(output).manifest
 
 
 def test_everything_is_made_from_text_and_nothing_that_is_whole_twice(here, call, tmp_path):

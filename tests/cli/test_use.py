@@ -211,9 +211,7 @@ def test_plot_draws_in_the_terminal_and_writes_a_picture(trained, call):
 def test_plot_of_no_run_is_one_line(call, tmp_path):
     code, _, err = call("plot", tmp_path)
     assert code == 1
-    assert err == (
-        f"Error: {tmp_path}: no metrics.jsonl here; give a folder that hermes train wrote\n"
-    )
+    assert err == (f"Error: {tmp_path} is an empty folder; give a folder that hermes train wrote\n")
 
 
 def test_doctor_names_versions_backends_and_devices(call):

@@ -53,7 +53,7 @@ def test_a_file_without_an_ending_is_read_as_text(write):
 
 
 def test_spooling_to_no_folder_is_a_storage_error(tmp_path):
-    with pytest.raises(StorageError, match=r"^cannot spool standard input to .*: No such file"):
+    with pytest.raises(StorageError, match=r"^cannot spool standard input to .*: no such file"):
         spool(io.BytesIO(b"a"), tmp_path / "none")
 
 
@@ -166,7 +166,7 @@ def test_a_folder_that_cannot_be_read_is_not_left_out(write, tmp_path, monkeypat
         return scan(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.raises(StorageError, match=r"^cannot look at .*closed: Permission denied$"):
+    with pytest.raises(StorageError, match=r"^cannot look at .*closed: permission denied$"):
         expand_paths(tmp_path / "data")
 
 

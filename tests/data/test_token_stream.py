@@ -92,7 +92,7 @@ def test_a_full_disk_is_a_storage_error_and_leaves_nothing(tokenizer, tmp_path, 
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("hermes.data.token_stream._write", full)
-    with pytest.raises(StorageError, match=r"^cannot write tokens to .*: No space left on device$"):
+    with pytest.raises(StorageError, match=r"^cannot write tokens to .*: no space left on device$"):
         tokenize(corpus("a"), tokenizer, directory=tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -130,5 +130,5 @@ def test_a_torn_stream_is_refused(tokenizer, tmp_path):
         file.write_bytes(whole[:-1])
         with pytest.raises(DataError, match=r"not a folder of tokens"):
             TokenStream.open(stream.folder)
-    with pytest.raises(StorageError, match=r"^cannot read tokens in .*: No such file"):
+    with pytest.raises(StorageError, match=r"^cannot read tokens in .*: no such file"):
         TokenStream.open(tmp_path)

@@ -127,7 +127,7 @@ def test_a_folder_with_a_model_in_it_is_that_model(tmp_path):
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path):
-    with pytest.raises(HermesError, match="is a folder with no model"):
+    with pytest.raises(HermesError, match="is an empty folder with no model"):
         mal.load(str(tmp_path))
 
 

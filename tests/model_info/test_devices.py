@@ -1,14 +1,16 @@
-"""Which precision "auto" is, by the device alone, and what a device is said to be."""
+"""Which precision "auto" is, by the device alone, and what a device is called and said to be."""
 
 import pytest
 
-from hermes.errors import HermesError
+from hermes.errors import HermesError, Unsupported
 from hermes.interface import DeviceInfo, find_backend
+from hermes.model_info import devices
 from hermes.model_info.devices import (
     choose_precision,
     describe_device,
     describe_float32,
     find_precision,
+    require_device_name,
 )
 
 DEVICES = [
@@ -73,3 +75,42 @@ def test_float32_on_a_gpu_says_what_it_costs():
     assert describe_float32("float32", v100) is None
     assert describe_float32("float32", DeviceInfo("cpu")) is None
     assert "tensor cores" not in (describe_float32("float32", DeviceInfo("metal", "M2")) or "")
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch", "mlx"])
+def test_no_device_of_this_machine_is_refused_by_its_name(backend):
+    for device in (None, *find_backend(backend).devices()):
+        require_device_name(backend, device)
+
+
+@pytest.mark.parametrize(
+    ("backend", "device", "can"),
+    [
+        ("torch", "gpu", "cpu, cuda and cuda:N"),
+        ("torch", "cuda:", "cpu, cuda and cuda:N"),
+        ("torch", "cuda:0,1", "cpu, cuda and cuda:N"),
+        ("mlx", "cuda", "gpu and cpu"),
+        ("numpy", "gpu", "cpu"),
+    ],
+)
+def test_a_device_that_no_machine_has_is_refused(monkeypatch, backend, device, can):
+    monkeypatch.setattr(devices.metadata, "version", lambda name: "2.13.0")
+    with pytest.raises(Unsupported) as refused:
+        require_device_name(backend, device)
+    assert str(refused.value) == f"{backend} has no device {device!r}; what it can have is {can}"
+
+
+@pytest.mark.parametrize(("version", "refused"), [("2.13.0+cpu", True), ("2.13.0", False)])
+def test_a_build_for_cpus_alone_has_no_gpu(monkeypatch, version, refused):
+    """Whether another build finds one on this machine, only the library itself can tell."""
+    monkeypatch.setattr(devices.metadata, "version", lambda name: version)
+    require_device_name("torch", "cpu")
+    if not refused:
+        require_device_name("torch", "cuda:3")
+        return
+    with pytest.raises(Unsupported, match=r"^torch has no device 'cuda:3' here; it has cpu$"):
+        require_device_name("torch", "cuda:3")
+
+
+def test_a_backend_that_is_not_of_hermes_may_call_its_devices_as_it_likes():
+    require_device_name("jax", "tpu:7")

@@ -60,7 +60,7 @@ def test_a_disk_that_fails_is_one_sentence(file, monkeypatch):
     monkeypatch.setattr(os, "pread", fail)
     with pytest.raises(StorageError) as failed:
         file[:1]
-    assert str(failed.value) == f"cannot read {file.path}: {os.strerror(errno.EIO)}"
+    assert str(failed.value) == f"cannot read {file.path}: {os.strerror(errno.EIO).lower()}"
 
 
 def test_no_descriptor_is_left_open(array, file):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hermes.formatting import format_count, format_with_unit
+from hermes.storage.path_kinds import CHECKPOINT, RUN, describe_kind
 from hermes_cli.display.help_sections import SectionedGroup
 from hermes_cli.options.declarations import declare_command
 from hermes_cli.options.model_paths import fetch_model
@@ -40,8 +41,8 @@ def _describe(checkpoint: "Checkpoint") -> dict[str, Any]:
 
 def _describe_no_folder(path: Path) -> str:
     """The sentence about what is not the folder of a checkpoint or run."""
-    if path.exists():
-        return f"{path} is a file; give the folder of a checkpoint or run"
+    if kind := describe_kind(path):
+        return f"{path} is {kind}; give the folder of a checkpoint or run"
     return f"{path}: no such file or folder; check the name"
 
 
@@ -75,7 +76,9 @@ def list_(run: Path, as_json: bool) -> None:
         _require_all(run, bad, rows)
         return
     if not rows:
-        raise CheckpointError(f"{run} has no checkpoint")
+        kind = describe_kind(run)
+        what = f"is {kind}; give a run" if kind else "has no checkpoint"
+        raise CheckpointError(f"{run} {what}")
     click.echo(f"{'step':>10}  {'tokens':>14}  {'size':>9}  {'written by':<12}  metrics")
     for row in rows:
         if "problem" in row:
@@ -197,7 +200,7 @@ def verify(path: Path) -> None:
     from hermes.errors import CheckpointError
 
     path = fetch_model(path)
-    if not path.is_dir():
+    if not path.is_dir() or describe_kind(path) not in ("", CHECKPOINT, RUN):
         raise CheckpointError(_describe_no_folder(path))
     bad = 0
     found = list(open_checkpoints(path))[::-1] if list_steps(path) else [open_checkpoint(path)]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from hermes.errors import HermesError
+from hermes.errors import HermesError, explain_os_error
 from hermes.formatting import format_count
 from hermes.stages import report_stage
 from hermes.storage.durable import write_atomically
@@ -48,7 +48,7 @@ def _require_writable(*files: Path | None) -> None:
         try:
             file.open("a").close()
         except OSError as error:
-            raise HermesError(f"{file} cannot be written: {error.strerror}") from None
+            raise HermesError(f"{file} cannot be written: {explain_os_error(error)}") from None
         if not existed:
             file.unlink()
 

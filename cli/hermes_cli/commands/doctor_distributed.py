@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hermes.distributed.environment import read_rank_info
-from hermes.errors import HermesError
+from hermes.errors import HermesError, describe_error, explain_os_error
 from hermes.formatting import format_count
 from hermes_cli.launch.crash_log import CrashLog
 from hermes_cli.launch.join import find_launched_backend, join
@@ -121,7 +121,7 @@ def _check_data(process_group: "ProcessGroup", data: Sequence[str]) -> Finding:
         if process_group.rank_info.local_rank == 0:
             mine = _hash_files(data)
     except (HermesError, OSError) as error:
-        problem = str(error)
+        problem = describe_error(error)
     problems = process_group.all_gather_text(problem)
     blind = [
         f"rank {rank} cannot read the data: {text}" for rank, text in enumerate(problems) if text
@@ -179,7 +179,7 @@ def _check_shared_folder(process_group: "ProcessGroup", folder: Path) -> Finding
             folder.mkdir(parents=True, exist_ok=True)
             path.write_text(word, encoding="utf-8")
     except OSError as error:
-        problem = f"rank 0 cannot write into {folder}: {(error.strerror or '').lower()}"
+        problem = f"rank 0 cannot write into {folder}: {explain_os_error(error)}"
     problem = process_group.all_gather_text(problem)[0]
     seen = process_group.all_gather_text("" if path.exists() else "missing")
     if rank == 0:

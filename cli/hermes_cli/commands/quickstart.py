@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hermes.errors import HermesError, StorageError
+from hermes.errors import HermesError, StorageError, explain_os_error
 from hermes.storage.durable import Disk, delete_folder, write_atomically
 from hermes_cli.options.declarations import declare_command
 
@@ -131,7 +131,7 @@ def _write_text(output: Path) -> Path:
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
+        reason = explain_os_error(error)
         raise StorageError(f"cannot write {path}: {reason}") from error
     lines = [json.dumps({"text": topics[name]}) + "\n" for name in sorted(topics)]
     write_atomically(path, "".join(lines).encode("utf-8"))

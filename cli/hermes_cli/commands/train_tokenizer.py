@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hermes.errors import HermesError, StorageError
+from hermes.errors import DataError, HermesError, StorageError
 from hermes.storage.temporary import TemporaryFolder
 from hermes_cli.options.declarations import declare_command
 
@@ -39,7 +39,8 @@ def train_tokenizer(
     """Train a tokenizer.
 
     A manifest is written beside the tokenizer, with the hashes of the input files, the settings and
-    the versions of the software. A tokenizer that is there with a manifest that fits is kept.
+    the versions of the software. A tokenizer that is there is kept if its manifest fits; nothing
+    else is written over.
     """
     from hermes.api_tokenizer import train_tokenizer as train
     from hermes.data import expand_paths, spool
@@ -76,11 +77,7 @@ def train_tokenizer(
                 special_tokens=special,
             ),
         )
-        if (
-            output.is_file()
-            and not force_retrain_tokenizer
-            and _is_current(training, output, files)
-        ):
+        if not force_retrain_tokenizer and _is_kept(training, output, files):
             click.echo(f"{output} fits the text and the settings, so it is kept", err=True)
             if split is not None:
                 save_split(Tokenizer.load(output), split)
@@ -111,11 +108,25 @@ def train_tokenizer(
     click.echo(f"{output}: {tokenizer.vocab_size:,} tokens, from {size:,} bytes of text", err=True)
 
 
-def _is_current(training: "TokenizerTraining", output: Path, files: "list[Path]") -> bool:
-    """Whether the file that is there is what the training would make."""
+def _is_kept(training: "TokenizerTraining", output: Path, files: "list[Path]") -> bool:
+    """Whether what the training would make is there already.
+
+    Raises HermesError where something else is there, StorageError.
+    """
+    from hermes.api_tokenizer import TOKENIZER_ARGUMENTS
     from hermes.tokenizer import Tokenizer
 
-    try:
-        return not training.find_misfit(Tokenizer.load(output), files)
-    except HermesError:  # another file, which is replaced
+    if not output.is_file() or not output.stat().st_size:
         return False
+    try:
+        misfit = training.find_misfit(Tokenizer.load(output), files)
+    except DataError:
+        misfit = "is no tokenizer"
+    for option, name in TOKENIZER_ARGUMENTS.items():
+        misfit = misfit.replace(f"with {name} ", f"with --{option.replace('_', '-')} ")
+    if misfit:
+        raise HermesError(
+            f"{output} is there already and {misfit}; name another --output, or give "
+            "--force-retrain-tokenizer to replace it"
+        )
+    return True

@@ -47,7 +47,7 @@ class ConformancePlugin:
     def pytest_configure(self, config: pytest.Config) -> None:
         """Read the options; no framework is loaded yet."""
         os.environ["MLX_ENABLE_TF32"] = "0"
-        from hermes.errors import HermesError
+        from hermes.errors import HermesError, describe_error
         from hermes_conformance.suite.selection import make_selection
         from hermes_conformance.suite.xfail import read_expected_failures
 
@@ -62,7 +62,7 @@ class ConformancePlugin:
             if option("xfail"):
                 self.expected_failures = read_expected_failures(Path(option("xfail")))
         except (HermesError, OSError) as error:
-            raise pytest.UsageError(str(error)) from None
+            raise pytest.UsageError(describe_error(error)) from None
         self.names = option("backend"), option("against"), option("device")
 
     @pytest.hookimpl(tryfirst=True)

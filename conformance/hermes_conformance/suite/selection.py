@@ -5,6 +5,7 @@ from fnmatch import fnmatchcase
 
 from hermes.errors import HermesError
 from hermes.interface import find_backend
+from hermes.model_info.devices import require_device_name
 from hermes_conformance.cases.case import Case
 from hermes_conformance.laws import LEVELS, Level
 from hermes_conformance.measure.law import Law
@@ -54,6 +55,7 @@ def load_backends(backend: str, against: str = "numpy", device: str | None = Non
     """Load both backends and the oracle by name. Raises MissingBackend, HermesError."""
     if backend == against:
         raise HermesError(f"{backend!r} against itself proves nothing; choose another --against")
+    require_device_name(backend, device)
     subject = BackendUnderTest(find_backend(backend), device)
     reference = BackendUnderTest(find_backend(against))
     if device is not None and device not in subject.backend.devices():

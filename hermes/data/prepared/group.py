@@ -20,7 +20,7 @@ from hermes.data.prepared.manifest import Shard
 from hermes.data.prepared.plan import Plan, name_shard
 from hermes.data.source_file import HashingFile, ReadMeter, SourceHash, require_unchanged
 from hermes.data.token_stream import join_pieces
-from hermes.errors import DataError, HermesError, StorageError
+from hermes.errors import DataError, HermesError, StorageError, explain_os_error
 from hermes.storage.durable import TEMPORARY, Disk, write_atomically, write_file
 from hermes.storage.plain_json import load_json
 from hermes.storage.typed_json import build_typed
@@ -67,7 +67,7 @@ def _read_receipt(path: Path, kind: type[T]) -> T | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise StorageError(f"cannot read {path}: {error.strerror}") from error
+        raise StorageError(f"cannot read {path}: {explain_os_error(error)}") from error
     except (ValueError, HermesError) as error:
         raise DataError(
             f"{path}: not of a preparation ({error}); delete it, and its text is prepared again"

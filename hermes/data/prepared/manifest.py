@@ -14,7 +14,8 @@ from hermes.data.prepared.facts import require_facts, require_shard
 from hermes.data.prepared_folder import FORMAT, MANIFEST, is_prepared
 from hermes.data.token_shards import TokenFile, TokenShards, iterate_blocks
 from hermes.data.token_stream import TokenStream
-from hermes.errors import CheckpointError, DataError, StorageError
+from hermes.errors import CheckpointError, DataError, StorageError, explain_os_error
+from hermes.storage.path_kinds import CHECKPOINT, describe_kind
 from hermes.storage.plain_json import load_json
 from hermes.storage.typed_json import build_typed
 
@@ -70,6 +71,8 @@ def read_manifest(folder: Path) -> tuple[dict[str, Any], tuple[Shard, ...]]:
     """The facts and the shards of a folder. Raises DataError, StorageError."""
     try:
         facts = load_json((folder / MANIFEST).read_bytes())
+        if describe_kind(folder) == CHECKPOINT:
+            raise FileNotFoundError
         if not isinstance(facts, dict):
             raise ValueError("it is no object")
         if facts.get("format") != FORMAT or facts.get("version") != VERSION:
@@ -78,10 +81,12 @@ def read_manifest(folder: Path) -> tuple[dict[str, Any], tuple[Shard, ...]]:
         require_facts(facts)
         return facts, tuple(build_typed(Shard, shard, "a shard") for shard in facts["shards"])
     except (FileNotFoundError, NotADirectoryError):
-        missing = f"no {MANIFEST} in it" if folder.is_dir() else "no such folder"
-        raise DataError(f"{folder}: {missing}; name a folder that hermes prepare wrote") from None
+        missing = f": no {MANIFEST} in it" if folder.is_dir() else ": no such folder"
+        if kind := describe_kind(folder):
+            missing = f" is {kind}"
+        raise DataError(f"{folder}{missing}; name a folder that hermes prepare wrote") from None
     except OSError as error:
-        raise StorageError(f"cannot read {folder / MANIFEST}: {error.strerror}") from error
+        raise StorageError(f"cannot read {folder / MANIFEST}: {explain_os_error(error)}") from error
     except (ValueError, CheckpointError) as error:
         raise DataError(
             f"{folder / MANIFEST}: not the manifest of prepared tokens ({error}); prepare the "
@@ -137,7 +142,7 @@ def require_size(path: Path, size: int) -> None:
     except FileNotFoundError:
         raise DataError(f"{path}: the shard is missing; copy or prepare it again") from None
     except OSError as error:
-        raise StorageError(f"cannot look at {path}: {error.strerror}") from error
+        raise StorageError(f"cannot look at {path}: {explain_os_error(error)}") from error
     if found != size:
         raise DataError(
             f"{path}: {found:,} bytes where the manifest says {size:,}; copy or prepare it again"

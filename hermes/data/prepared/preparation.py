@@ -12,6 +12,7 @@ apart, do not depend on attempts, parts or workers.
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,9 +51,9 @@ from hermes.data.prepared.plan import (
 )
 from hermes.data.progress import PreparationProgress, Watch, report_progress
 from hermes.data.source_file import SourceFile
-from hermes.errors import DataError, HermesError, StorageError
+from hermes.errors import DataError, HermesError, StorageError, explain_os_error
 from hermes.storage.addresses import require_local
-from hermes.storage.durable import TEMPORARY, Disk, write_atomically
+from hermes.storage.durable import TEMPORARY, Disk, write_atomically, write_unless_there
 from hermes.storage.plain_json import load_json
 from hermes.storage.typed_json import build_typed
 
@@ -104,6 +105,7 @@ def prepare_tokens(
                     folder, plan, group, mine, tokenizer, pool, disk, progress, watch, begun.result
                 )
         begun.result()
+    _require_own_plan(folder, plan)
     if part is not None and part.count > 1:
         return _describe_part(folder, plan, part)
     return write_manifest(folder, plan, tokenizer, disk, workers, progress, watch)
@@ -171,21 +173,57 @@ def _open_folder(folder: Path, plan: Plan, tokenizer: "Tokenizer", disk: Disk) -
         names = [entry.name for entry in folder.iterdir()]
         begun = (folder / PLAN).read_bytes() if PLAN in names else None
     except OSError as error:
-        raise StorageError(f"cannot write to {folder}: {error.strerror}") from error
+        raise StorageError(f"cannot write to {folder}: {explain_os_error(error)}") from error
     if begun is None:
         if others := [name for name in names if not name.startswith((TEMPORARY, ".lock"))]:
             raise DataError(
                 f"{folder} is not empty ({sorted(others)[0]}) and no preparation was begun in it; "
                 "choose another --output"
             )
-    elif begun != text:
-        try:
-            why = "" if is_more_lenient(begun, text) else describe_difference(begun, text, folder)
-        except UNREADABLE:
-            why = _describe_damaged_plan(folder)
-        if why:
-            raise DataError(why)
+    else:
+        _refuse_other_plan(folder, begun, text)
     return False
+
+
+def _refuse_other_plan(folder: Path, begun: bytes, text: bytes) -> None:
+    """Raise DataError where a folder was begun with a plan that cannot become this one."""
+    if begun == text:
+        return
+    try:
+        why = "" if is_more_lenient(begun, text) else describe_difference(begun, text, folder)
+    except UNREADABLE:
+        why = _describe_damaged_plan(folder)
+    if why:
+        raise DataError(why)
+
+
+def _require_own_plan(folder: Path, plan: Plan) -> None:
+    """Raise DataError where another process has made some of the shards, by another plan."""
+    text = plan.to_json()
+    try:
+        there = (folder / PLAN).read_bytes()
+    except FileNotFoundError:
+        raise DataError(_describe_finished(folder)) from None
+    if there != text:
+        raise DataError(describe_difference(there, text, folder))
+
+
+def _describe_finished(folder: Path) -> str:
+    return f"{folder} was prepared by another process meanwhile; run the command again"
+
+
+def _publish_plan(folder: Path, text: bytes, disk: Disk) -> None:
+    """Write the plan, of which several processes that begin at once have the same or are refused.
+
+    The tokenizer's name is synced after it, and so is this one in the same folder.
+    """
+    if write_unless_there(folder / PLAN, text, disk=disk):
+        return
+    with suppress(FileNotFoundError):  # the folder has been finished
+        begun = (folder / PLAN).read_bytes()
+        _refuse_other_plan(folder, begun, text)
+        if begun != text:
+            write_atomically(folder / PLAN, text, disk=disk, sync_name=False)
 
 
 def _begin_folder(folder: Path, plan: Plan, tokenizer: "Tokenizer", disk: Disk) -> None:
@@ -193,8 +231,14 @@ def _begin_folder(folder: Path, plan: Plan, tokenizer: "Tokenizer", disk: Disk) 
     from hermes.tokenizer import build_tokenizer_config
     from hermes.tokenizer.roles import read_roles
 
-    # The tokenizer's name is synced after it, and so is this one in the same folder.
-    write_atomically(folder / PLAN, plan.to_json(), disk=disk, sync_name=False)
+    try:
+        _publish_plan(folder, plan.to_json(), disk)
+    except StorageError:  # whoever finishes a folder deletes what is unfinished in it
+        if not (folder / MANIFEST).exists():
+            raise
+    if (folder / MANIFEST).exists():
+        delete_unfinished(folder)
+        raise DataError(_describe_finished(folder))
     tokenizer.save(folder / TOKENIZER)
     # tokenizer.json says what begins a text, and not what ends it: a usual name, or a file beside.
     if read_roles({}, tokenizer.find_id, tokenizer.find_name, None).eos != tokenizer.eos_id:

@@ -64,7 +64,7 @@ def test_an_xfail_file_that_is_out_of_date_fails_under_pytest(tmp_path, entries,
         (["--device", "tpu"], "ERROR: torch has no device 'tpu' here; it has cpu"),
         (["--case", "nothing"], "ERROR: no case is called 'nothing'"),
         (["--law", "L1/gradients"], "ERROR: L1/gradients needs a reference that trains too"),
-        (["--xfail", "/nowhere/x.toml"], "No such file or directory: '/nowhere/x.toml'"),
+        (["--xfail", "/nowhere/x.toml"], "ERROR: /nowhere/x.toml: no such file or directory"),
     ],
 )
 def test_what_is_unknown_is_refused_in_a_line(option, message):
