@@ -47,13 +47,14 @@ __all__ = [
 EXCERPT = 100  # most characters of a source line that an error shows
 
 
-# What Python, NumPy, PyTorch, MLX, the C library and the dynamic loader say of memory or threads
-# that the system refused.
+# What Python, NumPy, PyTorch, oneDNN, MLX, the C library and the dynamic loader say of memory or
+# threads that the system refused.
 EXHAUSTED = re.compile(
     r"out of memory|cannot allocate|can.t allocate|unable to allocate|failed to allocate"
     r"|bad_alloc|failed to map segment|can.t start new thread|cannot create thread"
     r"|resource temporarily unavailable|insufficient memory|status_alloc_failed"
-    r"|greater than the maximum allowed buffer size|resource limit \S+ exceeded",
+    r"|greater than the maximum allowed buffer size|resource limit \S+ exceeded"
+    r"|could not create a primitive$",
     re.IGNORECASE,
 )
 # Of the system's threads, not of its memory.

@@ -24,7 +24,7 @@ MARGIN = 0.9  # a plan is within 10 % of the peak
 def check_memory(request: RunRequest, spec: ModelSpec, recipe: Recipe) -> list[str]:
     """Compare what training needs with what the device has. -> sentences for the user
 
-    Raises HermesError where it cannot fit, unless the request forces it.
+    Raises OutOfMemory where it cannot fit, unless the request forces it.
     """
     recipe = recipe.use_largest_batch()
     rank_info = request.process_group.rank_info
@@ -47,7 +47,7 @@ def check_memory(request: RunRequest, spec: ModelSpec, recipe: Recipe) -> list[s
     if request.force:
         return [found]
     less = "" if recipe.lora else " --lora-rank to train adapters (finetune, sft, dpo),"
-    raise HermesError(
+    raise OutOfMemory(
         f"{found}; choose a smaller model,{less} --shard full over several devices, or --force to "
         "try"
     )
@@ -142,8 +142,8 @@ def _warn_of_peak(
         # a signal, without a word: by SIGSEGV under ulimit -v (measured with mlx 0.32.4).
         ways = "choose that, raise the limit" if largest else "raise the limit"
         raise OutOfMemory(
-            f"{found}, because of {free.limit}, beyond which MLX ends without a word: {advice} "
-            f"fit; {ways}, or --force to try"
+            f"{found}, beyond which MLX ends without a word: {advice} fit; {ways}, or --force to "
+            "try"
         )
     return [f"{found}: {advice} fit, says hermes plan"]
 

@@ -46,7 +46,7 @@ def free(monkeypatch):
 def test_a_model_that_does_not_fit_is_refused_before_the_text_is_read(go, memory):
     memory(24 * 10**9, 20 * 10**9)
     (go.folder / "bad.txt").write_bytes(b"\xff")  # which reading refuses
-    with pytest.raises(HermesError) as refused:
+    with pytest.raises(OutOfMemory) as refused:
         go(spec="llama-7b", data=go.folder / "bad.txt", device="cpu")
     assert str(refused.value) == (
         "training llama-7b needs 104 GB of memory besides its activations, and of this machine's "
@@ -59,7 +59,7 @@ def test_a_model_that_does_not_fit_is_refused_before_the_text_is_read(go, memory
 def test_a_model_of_any_size_is_answered_at_once(go):
     """4e12 parameters: nothing of that size is made to find out."""
     huge = SPEC.replace("hidden_size: 16", "hidden_size: 1000000")
-    with pytest.raises(HermesError, match=r"^training little needs \S+ TB of memory besides"):
+    with pytest.raises(OutOfMemory, match=r"^training little needs \S+ TB of memory besides"):
         go(spec=huge, device="cpu")
 
 
@@ -207,6 +207,7 @@ def test_a_dry_run_checks_everything_and_writes_nothing(go):
             RuntimeError("CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"),
             "out of memory (CUB",
         ),
+        (RuntimeError("could not create a primitive"), "out of memory (could not create"),
     ],
 )
 def test_what_ran_out_is_one_sentence(error, said):
@@ -216,7 +217,9 @@ def test_what_ran_out_is_one_sentence(error, said):
 
 
 def test_other_errors_are_not_taken_for_it():
-    for error in (RuntimeError("shape"), ImportError("no module named x"), ValueError("memory")):
+    descriptor = "could not create a primitive descriptor for the matmul primitive."  # unsupported
+    for error in (RuntimeError("shape"), ImportError("no module named x"), ValueError("memory"),
+                  RuntimeError(descriptor)):  # fmt: skip
         assert explain_exhaustion(error) is None
 
 
