@@ -118,9 +118,14 @@ def is_compiler_interrupted(error: BaseException) -> bool:
 
 
 def describe_exhaustion(error: BaseException) -> str:
-    """What was asked for when something ran out, in the words of whoever refused it."""
+    """What was asked for when something ran out, in the words of whoever refused it.
+
+    Of several lines, as compilers write them behind their command, the first that says it.
+    """
     found = _find_exhaustion(error)
-    return "" if found is None else " ".join(str(found).split())[:200]
+    lines = str(found or "").splitlines()
+    told = next((line for line in lines if EXHAUSTED.search(line)), " ".join(lines))
+    return " ".join(told.split())[:200]
 
 
 def explain_os_error(error: OSError) -> str:

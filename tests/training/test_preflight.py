@@ -208,6 +208,10 @@ def test_a_dry_run_checks_everything_and_writes_nothing(go):
             "out of memory (CUB",
         ),
         (RuntimeError("could not create a primitive"), "out of memory (could not create"),
+        (
+            RuntimeError(f"C++ compile error\n\nCommand:\ng++ {'x' * 300}\ncc1plus: out of memory"),
+            "out of memory (cc1plus: out of memory)",
+        ),
     ],
 )
 def test_what_ran_out_is_one_sentence(error, said):
