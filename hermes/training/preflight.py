@@ -133,8 +133,7 @@ def _warn_of_peak(
     total = plan_memory(spec, recipe, placement).total
     if total <= room:
         return []
-    largest = find_largest_batch(spec, recipe, placement, room)
-    advice = f"--batch-size {largest} would" if largest else "no --batch-size would"
+    largest, advice = _find_what_fits(spec, recipe, placement, room)
     who = "" if request.process_group.rank_info.local_world_size == 1 else " in each process"
     found = f"a step needs about {format_with_unit(total, 'B')} at its peak{who}, and {free.found}"
     if free.limit and request.backend.name == "mlx" and not request.force:
@@ -146,6 +145,22 @@ def _warn_of_peak(
             "try"
         )
     return [f"{found}: {advice} fit, says hermes plan"]
+
+
+def _find_what_fits(
+    spec: ModelSpec, recipe: Recipe, placement: Placement, room: int
+) -> tuple[int, str]:
+    """The largest micro-batch whose step fits, and words for it: with recomputing where none does.
+
+    0 where nothing does.
+    """
+    if largest := find_largest_batch(spec, recipe, placement, room):
+        return largest, f"--batch-size {largest} would"
+    if not (placement.grad_checkpoint or placement.selective_checkpoint):
+        recomputing = dataclasses.replace(placement, grad_checkpoint=True)
+        if largest := find_largest_batch(spec, recipe, recomputing, room):
+            return largest, f"--batch-size {largest} with --grad-checkpoint would"
+    return 0, "no --batch-size would"
 
 
 def count_kept_checkpoints(keep: RetentionPolicy, step: int, total: int, every: int) -> int:

@@ -259,6 +259,25 @@ def test_mlx_refuses_a_step_beyond_a_limit_since_it_would_end_without_a_word(go,
     assert any(note.startswith("a step needs about ") for note in go(**asked, backend="mlx").notes)
 
 
+@pytest.mark.parametrize("backend", ["torch", "mlx"])
+def test_recomputing_is_named_where_no_batch_fits_without_it(go, memory, backend):
+    spec = mal.loads(SPEC.replace("num_layers: 2", "num_layers: 12"))
+    assert spec.num_layers == 12
+    recipe = Recipe(batch_size=1, seq_len=32)
+    whole, less = (
+        plan_memory(spec, recipe, Placement(backend, grad_checkpoint=one)).total
+        for one in (False, True)
+    )
+    memory(10**9, (whole + less) // 2)
+    asked = {"batch_size": 8, "seq_len": 32, "max_steps": 1, "device": "cpu", "dry_run": True}
+    notes = go(spec=spec, backend=backend, **asked).notes
+    (note,) = [note for note in notes if note.startswith("a step needs about ")]
+    assert re.search(r": --batch-size [1-8] with --grad-checkpoint would fit, says", note)
+    memory(10**9, count_training_bytes(spec, recipe, "float32") + 1)
+    notes = go(spec=spec, backend=backend, **asked, grad_checkpoint=True).notes
+    assert any(": no --batch-size would fit, says" in note for note in notes)
+
+
 def test_what_limits_memory_is_named():
     told = "from hermes.model_info.memory import read_host_memory as r; print(r().limit)"
     command = f"ulimit -v 1000000; exec {shlex.quote(sys.executable)} -c {shlex.quote(told)}"
