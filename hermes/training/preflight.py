@@ -11,6 +11,7 @@ from hermes.model_info.activations import BYTES_OF
 from hermes.model_info.fitting import FreeMemory, find_free_memory
 from hermes.model_info.memory import count_training_bytes
 from hermes.model_info.training_memory import Placement, find_largest_batch, plan_memory
+from hermes.process_limits import count_thread_room
 from hermes.recipe import Recipe
 from hermes.spec import ModelSpec
 from hermes.storage.space import count_free_bytes
@@ -130,15 +131,21 @@ def _warn_of_peak(
     placement, room = _find_placement(request), _count_share(request, free)
     if placement is None:
         return []
+    # MLX writes to memory without looking whether it got any, so that the process would end by a
+    # signal, without a word: by SIGSEGV under ulimit -v (measured with mlx 0.32.4).
+    is_deadly = bool(free.limit) and request.backend.name == "mlx"
+    threads = count_thread_room(free.limit) if is_deadly else 0
+    if is_deadly:
+        room = int(MARGIN * max(room - threads, 0))
     total = plan_memory(spec, recipe, placement).total
     if total <= room:
         return []
     largest, advice = _find_what_fits(spec, recipe, placement, room)
     who = "" if request.process_group.rank_info.local_world_size == 1 else " in each process"
     found = f"a step needs about {format_with_unit(total, 'B')} at its peak{who}, and {free.found}"
-    if free.limit and request.backend.name == "mlx" and not request.force:
-        # MLX writes to memory without looking whether it got any, so that the process would end by
-        # a signal, without a word: by SIGSEGV under ulimit -v (measured with mlx 0.32.4).
+    if threads:
+        found += f" (its threads take {format_with_unit(threads, 'B')})"
+    if is_deadly and not request.force:
         ways = "choose that, raise the limit" if largest else "raise the limit"
         raise OutOfMemory(
             f"{found}, beyond which MLX ends without a word: {advice} fit; {ways}, or --force to "

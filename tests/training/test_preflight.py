@@ -16,6 +16,7 @@ from hermes.model_info.cost import compute_cost
 from hermes.model_info.memory import HostMemory, count_training_bytes, read_host_memory
 from hermes.model_info.training_memory import Placement, plan_memory
 from hermes.numerics.params import list_parameters
+from hermes.process_limits import count_thread_room
 from hermes.recipe import Lora, Recipe
 from hermes.training import preflight
 from hermes.training.preflight import count_kept_checkpoints
@@ -241,20 +242,28 @@ def test_a_step_whose_activations_do_not_fit_is_warned_of_with_the_batch_that_do
 def test_mlx_refuses_a_step_beyond_a_limit_since_it_would_end_without_a_word(go, memory):
     room = 10 * count_training_bytes(mal.loads(SPEC), Recipe(), "float32")
     asked = {"batch_size": 64, "max_steps": 1, "device": "cpu", "dry_run": True}
-    memory(10**9, room, "ulimit -v")
+    threads = count_thread_room("ulimit -v")
+    memory(10**10, threads + room, "ulimit -v")
     with pytest.raises(OutOfMemory) as refused:
         go(**asked, backend="mlx")
-    assert re.fullmatch(
-        r"a step needs about \S+ MB at its peak, and of this machine's 1.00 GB \S+ [kM]B is "
-        "available, "
-        r"because of ulimit -v, beyond which MLX ends without a word: batch_size \d+ would fit; "
+    told = re.fullmatch(
+        r"a step needs about \S+ MB at its peak, and of this machine's 10.0 GB \S+ [kMG]B is "
+        r"available, because of ulimit -v \(its threads take \S+ [MG]B\), "
+        r"beyond which MLX ends without a word: batch_size (\d+) would fit; "
         r"choose that, raise the limit, or force=True to try",
         str(refused.value),
     )
+    assert told
+    recipe = Recipe(batch_size=int(told[1]), seq_len=16)
+    peak = plan_memory(mal.loads(SPEC), recipe, Placement("mlx")).total
+    assert peak <= 0.9 * room  # what is left is for what a plan does not know
     assert refused.value.exit_code == 71
+    memory(10**9, room, "ulimit -v")
     for how in ({"backend": "torch"}, {"backend": "mlx", "force": True}):
         notes = go(**asked, **how).notes
         assert any(note.startswith("a step needs about ") for note in notes)
+    memory(10**10, threads + 20 * room, "ulimit -v")
+    assert not go(**asked | {"batch_size": 1}, backend="mlx").notes[0].startswith("a step needs")
     memory(10**9, room)  # too little of the machine's own, which the system takes from others
     assert any(note.startswith("a step needs about ") for note in go(**asked, backend="mlx").notes)
 
