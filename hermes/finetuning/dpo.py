@@ -238,7 +238,8 @@ class DPOData:
                 said.append(f"they were computed with {conditions}: equal but for rounding")
             return known, said
         options = replace(self.options, as_trained=True)
-        doing = f"computing the reference's log-probabilities, {recipe.batch_size} pairs at a time"
+        pairs = format_count(recipe.batch_size, "pairs")
+        doing = f"computing the reference's log-probabilities, {pairs} at a time"
         with explain_out_of_memory(doing, SMALLER, self.backend, self.options.device):
             model = self.backend.build(self.start.spec, self._open_base(), options, process_group)
             logprobs = compute_reference(
