@@ -160,7 +160,9 @@ def _evaluate(
         texts = [str(name) for name in names]
         found = _evaluate_texts(model, texts, options, length, a["batch_size"], say)
     if asked is not None:
-        found = replace(found, tasks=evaluate_tasks(model, asked, a["batch_size"]))
+        with model.explain_memory("a smaller --batch-size or fewer --num-fewshot"):
+            scores = evaluate_tasks(model, asked, a["batch_size"])
+        found = replace(found, tasks=scores)
         for one in found.tasks:
             say(f"{one.task} {one.metric}: {one.value:.4f}")
     return found

@@ -48,13 +48,14 @@ __all__ = [
 EXCERPT = 100  # most characters of a source line that an error shows
 
 
-# What Python, NumPy, PyTorch, MLX, the C library and the dynamic loader say of memory or threads
-# that the system refused.
+# What Python, NumPy, PyTorch, oneDNN, MLX, the C library and the dynamic loader say of memory or
+# threads that the system refused.
 EXHAUSTED = re.compile(
     r"out of memory|cannot allocate|can.t allocate|unable to allocate|failed to allocate"
     r"|bad_alloc|failed to map segment|can.t start new thread|cannot create thread"
     r"|resource temporarily unavailable|insufficient memory|status_alloc_failed"
-    r"|greater than the maximum allowed buffer size|resource limit \S+ exceeded",
+    r"|greater than the maximum allowed buffer size|resource limit \S+ exceeded"
+    r"|could not create a primitive$",
     re.IGNORECASE,
 )
 # Of the system's threads, not of its memory.
@@ -118,9 +119,14 @@ def is_compiler_interrupted(error: BaseException) -> bool:
 
 
 def describe_exhaustion(error: BaseException) -> str:
-    """What was asked for when something ran out, in the words of whoever refused it."""
+    """What was asked for when something ran out, in the words of whoever refused it.
+
+    Of several lines, as compilers write them behind their command, the first that says it.
+    """
     found = _find_exhaustion(error)
-    return "" if found is None else " ".join(str(found).split())[:200]
+    lines = str(found or "").splitlines()
+    told = next((line for line in lines if EXHAUSTED.search(line)), " ".join(lines))
+    return " ".join(told.split())[:200]
 
 
 def explain_os_error(error: Exception) -> str:

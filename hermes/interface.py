@@ -45,7 +45,13 @@ from hermes.decoders import (
     WritesAhead,
 )
 from hermes.distributed.process_group import ProcessGroup, RankInfo
-from hermes.errors import MissingBackend, explain_exhaustion, suggest_nearest
+from hermes.errors import (
+    MissingBackend,
+    OutOfMemory,
+    explain_exhaustion,
+    is_out_of_memory,
+    suggest_nearest,
+)
 from hermes.recipe import Recipe
 from hermes.spec import ModelSpec
 from hermes.stages import report_stage
@@ -212,7 +218,7 @@ def list_backends() -> list[str]:
 
 
 def find_backend(name: str) -> Backend:
-    """Load a backend by name and import its framework. Raises MissingBackend."""
+    """Load a backend by name and import its framework. Raises MissingBackend, OutOfMemory."""
     points = {point.name: point for point in entry_points(group="hermes.backends")}
     if name not in points:
         known = f"known are {', '.join(sorted(points))}"
@@ -224,9 +230,10 @@ def find_backend(name: str) -> Backend:
     report_stage(f"loading {name}")
     try:
         found = cast(Backend, points[name].load())
-    except ImportError as error:
+    except (ImportError, MemoryError) as error:
         if exhausted := explain_exhaustion(error):
-            raise MissingBackend(f"backend {name!r} cannot be loaded: {exhausted}") from error
+            kind = OutOfMemory if is_out_of_memory(error) else MissingBackend
+            raise kind(f"backend {name!r} cannot be loaded: {exhausted}") from error
         raise MissingBackend(
             f"backend {name!r} is not installed ({error}); pip install 'hermes-llm[{name}]'"
         ) from error

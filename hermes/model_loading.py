@@ -108,7 +108,7 @@ def check_loading(
 ) -> list[str]:
     """Compare a model's weights with what its device has. -> sentences for the user
 
-    Raises HermesError where they do not fit, unless it is forced.
+    Raises OutOfMemory where they do not fit, unless it is forced.
     """
     needed = count_loaded_bytes(spec, SHORT_NAMES.get(precision, precision))
     return require_memory(spec.name, needed, find_free_memory(backend, device), force=force)

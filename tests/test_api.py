@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import hermes
-from hermes.errors import CheckpointError, HermesError, MissingBackend
+from hermes.errors import CheckpointError, HermesError, MissingBackend, OutOfMemory
 
 TEXT = "the cat sat on a mat and then it ran off to see what else there was " * 40
 LITTLE = """model little { max_seq_len: 32 hidden_size: 16 num_layers: 3
@@ -186,6 +186,30 @@ def test_a_backend_is_had_by_name():
         with pytest.raises(MissingBackend) as refused:
             hermes.backend(name)
         assert str(refused.value) == f"backend {name!r} is unknown{hint}"
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "code"),
+    [
+        (ImportError("libtorch.so: failed to map segment from shared object"), OutOfMemory, 71),
+        (MemoryError(), OutOfMemory, 71),
+        (ImportError("can't start new thread"), MissingBackend, 1),
+        (ImportError("no module named x"), MissingBackend, 1),
+    ],
+)
+def test_a_backend_that_memory_is_too_small_for_is_not_missing(monkeypatch, error, kind, code):
+    from hermes import interface
+
+    class Point:
+        name = "torch"
+
+        def load(self):
+            raise error
+
+    monkeypatch.setattr(interface, "entry_points", lambda group: [Point()])
+    with pytest.raises(kind, match=r"^backend 'torch' (cannot be loaded|is not installed)") as told:
+        hermes.backend("torch")
+    assert told.value.exit_code == code
 
 
 def test_auto_is_mlx_on_apple_silicon_and_torch_elsewhere(monkeypatch):

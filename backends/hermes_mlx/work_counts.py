@@ -18,6 +18,8 @@ from hermes_mlx.runtime import Runtime
 LABEL = re.compile(r'label ?= ?"([^"]+)"')
 FUSED = "ScaledDotProductAttention"
 WRITTEN_OUT = "written out"
+# What Python calls to read an array's numbers, besides Runtime.to_numpy.
+READS = ("item", "tolist", "__float__", "__int__", "__bool__")
 ON_CPU = "on CPUs hermes_mlx writes attention out: exp as a power is faster there than MLX's kernel"
 IN_TRAINING = "MLX's fused attention has no gradient on this device, so MLX writes it out"
 
@@ -29,6 +31,7 @@ class Recorder:
         self.operations: Counter[str] = Counter()
         self.traces = self.host_reads = 0
         self.has_learned = False
+        self.devices: set[bool] = set()  # of what ran: whether it is the GPU
 
     def record(self, *trees: Any) -> None:
         """Count the operations that these arrays still wait for."""
@@ -45,6 +48,16 @@ class Recorder:
         def run(*trees: Any) -> Any:
             self.record(*trees)
             return original(*trees)
+
+        return run
+
+    def wrap_result(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """Runtime.to_numpy, recorded and counted, with its device."""
+        read = self.wrap_reading(original, of=1)
+
+        def run(runtime: Runtime, array: Any) -> Any:
+            self.devices.add(runtime.is_on_gpu)
+            return read(runtime, array)
 
         return run
 
@@ -71,11 +84,12 @@ class Recorder:
         return compile_counted
 
     def wrap_step(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """Learner._accumulate, noted."""
+        """Learner._accumulate, noted with its device."""
 
-        def run(*arguments: Any) -> Any:
+        def run(learner: Learner, *arguments: Any) -> Any:
             self.has_learned = True
-            return original(*arguments)
+            self.devices.add(learner.runtime.is_on_gpu)
+            return original(learner, *arguments)
 
         return run
 
@@ -86,15 +100,16 @@ def record_graphs() -> Iterator[Recorder]:
     recorder = Recorder()
     with ExitStack() as stack:
 
-        def patch(target: Any, name: str, wrapper: Callable[..., Any], **named: Any) -> None:
-            changed = wrapper(getattr(target, name), **named)
+        def patch(target: Any, name: str, wrapper: Callable[..., Any]) -> None:
+            changed = wrapper(getattr(target, name))
             stack.enter_context(mock.patch.object(target, name, changed))
 
         patch(mx, "eval", recorder.wrap_evaluation)
         patch(mx, "async_eval", recorder.wrap_evaluation)
         patch(mx, "compile", recorder.wrap_compile)
-        patch(Runtime, "to_numpy", recorder.wrap_reading, of=1)
-        patch(mx.array, "item", recorder.wrap_reading)
+        patch(Runtime, "to_numpy", recorder.wrap_result)
+        for name in READS:
+            patch(mx.array, name, recorder.wrap_reading)
         patch(Learner, "_accumulate", recorder.wrap_step)
         yield recorder
 
@@ -109,7 +124,7 @@ def count_work(run: Callable[[], object]) -> WorkCounts:
     operations = dict(recorder.operations)
     fused = operations.get(FUSED, 0)
     reason = ""
-    if not fused and not mx.is_available(mx.gpu):
+    if not fused and recorder.devices == {False}:  # also where there is a GPU beside it
         reason = ON_CPU
     elif not fused and recorder.has_learned:
         reason = IN_TRAINING

@@ -11,6 +11,7 @@ def main() -> None:
     # Until our handlers are there: Python's own would raise in the middle of an import.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+    has_begun = False
     try:
         # Before anything opens a file: it would get the number of one that is closed.
         from hermes_cli.display.robust_stderr import open_standard_streams
@@ -21,8 +22,11 @@ def main() -> None:
         with Signals() as signals:
             from hermes_cli.main import run_process
 
+            has_begun = True
             run_process(signals)
     except (MemoryError, ImportError, RuntimeError, OSError) as error:
+        if has_begun:  # a fault of the command, which Python shows with its place
+            raise
         # Under a limit so low that not even the command line can be loaded.
         os.write(2, f"Error: hermes cannot start: {error or 'out of memory'}\n".encode())
         os._exit(1)

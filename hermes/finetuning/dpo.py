@@ -37,6 +37,7 @@ from hermes.finetuning.reference_logprobs import Reference, compute_reference, h
 from hermes.finetuning.sft import describe_open_ends
 from hermes.formatting import format_count
 from hermes.interface import Backend, Batch, Model, Options, StepReport, Tensors
+from hermes.model_info.memory import explain_out_of_memory
 from hermes.recipe import Recipe
 from hermes.spec import ModelSpec
 from hermes.stages import report_stage
@@ -47,6 +48,8 @@ from hermes.training.training_data import TrainingData
 __all__ = ["DPOData"]
 
 REFERENCE = "reference.npz"
+# What to choose where the reference's passes do not fit: they have as many pairs as a micro-batch.
+SMALLER = "a smaller --batch-size with more --grad-accum, a smaller --max-len, or a smaller model"
 
 
 @dataclass(frozen=True)
@@ -235,14 +238,17 @@ class DPOData:
                 said.append(f"they were computed with {conditions}: equal but for rounding")
             return known, said
         options = replace(self.options, as_trained=True)
-        model = self.backend.build(self.start.spec, self._open_base(), options, process_group)
-        logprobs = compute_reference(
-            model,
-            data,
-            recipe,
-            process_group=process_group,
-            stop=self.stop,
-        )
+        pairs = format_count(recipe.batch_size, "pairs")
+        doing = f"computing the reference's log-probabilities, {pairs} at a time"
+        with explain_out_of_memory(doing, SMALLER, self.backend, self.options.device):
+            model = self.backend.build(self.start.spec, self._open_base(), options, process_group)
+            logprobs = compute_reference(
+                model,
+                data,
+                recipe,
+                process_group=process_group,
+                stop=self.stop,
+            )
         made = Reference(logprobs, weights, data.fingerprint, template, how)
         computed = "the reference's log-probabilities were computed"
         if not self.keeps_reference:

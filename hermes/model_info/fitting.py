@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from hermes.errors import HermesError
+from hermes.errors import OutOfMemory
 from hermes.formatting import format_with_unit
 from hermes.interface import Backend
 from hermes.model_info.cost import MASTER
@@ -51,6 +51,8 @@ def find_main_memory() -> FreeMemory | None:
         return None
     total, rest = format_with_unit(memory.total, "B"), format_with_unit(memory.available, "B")
     found = f"of this machine's {total} {rest} is available"
+    if memory.limit:
+        found += f", because of {memory.limit}"
     return FreeMemory(memory.available, found, True, memory.limit)
 
 
@@ -69,11 +71,11 @@ def require_memory(
 ) -> list[str]:
     """Compare what something needs with what there is. -> sentences for the user
 
-    what: the words before the bytes. Raises HermesError where it cannot fit, unless it is forced.
+    what: the words before the bytes. Raises OutOfMemory where it cannot fit, unless it is forced.
     """
     if free is None or needed <= free.available:
         return []
     found = f"{what} needs {format_with_unit(needed, 'B')} of memory, and {free.found}"
     if force:
         return [found]
-    raise HermesError(f"{found}; {advice}, or force it with --force")
+    raise OutOfMemory(f"{found}; {advice}, or force it with --force")

@@ -14,7 +14,8 @@ def explain_training_memory(
 ) -> AbstractContextManager[None]:
     """A block of a run that raises OutOfMemory, in one sentence, where memory runs out in it."""
     recipe = recipe.use_largest_batch()
-    size = f"{recipe.batch_size} x {recipe.seq_len} tokens"
+    sides = " x 2" if recipe.objective == "preference" else ""  # of each pair
+    size = f"{recipe.batch_size}{sides} x {recipe.seq_len} tokens"
     doing = f"training {model} on {request.device} with {size} at a time"
     advice = suggest_smaller(request, recipe)
     return explain_out_of_memory(doing, advice, request.backend, request.device)

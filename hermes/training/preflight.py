@@ -11,6 +11,7 @@ from hermes.model_info.activations import BYTES_OF
 from hermes.model_info.fitting import FreeMemory, find_free_memory
 from hermes.model_info.memory import count_training_bytes
 from hermes.model_info.training_memory import Placement, find_largest_batch, plan_memory
+from hermes.process_limits import count_thread_room
 from hermes.recipe import Recipe
 from hermes.spec import ModelSpec
 from hermes.storage.space import count_free_bytes
@@ -24,7 +25,7 @@ MARGIN = 0.9  # a plan is within 10 % of the peak
 def check_memory(request: RunRequest, spec: ModelSpec, recipe: Recipe) -> list[str]:
     """Compare what training needs with what the device has. -> sentences for the user
 
-    Raises HermesError where it cannot fit, unless the request forces it.
+    Raises OutOfMemory where it cannot fit, unless the request forces it.
     """
     recipe = recipe.use_largest_batch()
     rank_info = request.process_group.rank_info
@@ -47,7 +48,7 @@ def check_memory(request: RunRequest, spec: ModelSpec, recipe: Recipe) -> list[s
     if request.force:
         return [found]
     less = "" if recipe.lora else " --lora-rank to train adapters (finetune, sft, dpo),"
-    raise HermesError(
+    raise OutOfMemory(
         f"{found}; choose a smaller model,{less} --shard full over several devices, or --force to "
         "try"
     )
@@ -130,22 +131,43 @@ def _warn_of_peak(
     placement, room = _find_placement(request), _count_share(request, free)
     if placement is None:
         return []
+    # MLX writes to memory without looking whether it got any, so that the process would end by a
+    # signal, without a word: by SIGSEGV under ulimit -v (measured with mlx 0.32.4).
+    is_deadly = bool(free.limit) and request.backend.name == "mlx"
+    threads = count_thread_room(free.limit) if is_deadly else 0
+    if is_deadly:
+        room = int(MARGIN * max(room - threads, 0))
     total = plan_memory(spec, recipe, placement).total
     if total <= room:
         return []
-    largest = find_largest_batch(spec, recipe, placement, room)
-    advice = f"--batch-size {largest} would" if largest else "no --batch-size would"
+    largest, advice = _find_what_fits(spec, recipe, placement, room)
     who = "" if request.process_group.rank_info.local_world_size == 1 else " in each process"
     found = f"a step needs about {format_with_unit(total, 'B')} at its peak{who}, and {free.found}"
-    if free.limit and request.backend.name == "mlx" and not request.force:
-        # MLX writes to memory without looking whether it got any, so that the process would end by
-        # a signal, without a word: by SIGSEGV under ulimit -v (measured with mlx 0.32.4).
+    if threads:
+        found += f" (its threads take {format_with_unit(threads, 'B')})"
+    if is_deadly and not request.force:
         ways = "choose that, raise the limit" if largest else "raise the limit"
         raise OutOfMemory(
-            f"{found}, because of {free.limit}, beyond which MLX ends without a word: {advice} "
-            f"fit; {ways}, or --force to try"
+            f"{found}, beyond which MLX ends without a word: {advice} fit; {ways}, or --force to "
+            "try"
         )
     return [f"{found}: {advice} fit, says hermes plan"]
+
+
+def _find_what_fits(
+    spec: ModelSpec, recipe: Recipe, placement: Placement, room: int
+) -> tuple[int, str]:
+    """The largest micro-batch whose step fits, and words for it: with recomputing where none does.
+
+    0 where nothing does.
+    """
+    if largest := find_largest_batch(spec, recipe, placement, room):
+        return largest, f"--batch-size {largest} would"
+    if not (placement.grad_checkpoint or placement.selective_checkpoint):
+        recomputing = dataclasses.replace(placement, grad_checkpoint=True)
+        if largest := find_largest_batch(spec, recipe, recomputing, room):
+            return largest, f"--batch-size {largest} with --grad-checkpoint would"
+    return 0, "no --batch-size would"
 
 
 def count_kept_checkpoints(keep: RetentionPolicy, step: int, total: int, every: int) -> int:

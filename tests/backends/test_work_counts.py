@@ -2,11 +2,13 @@
 
 import json
 
+import mlx.core as mx
 import numpy as np
 import pytest
 import torch
 
 from hermes.interface import find_backend
+from hermes_mlx.work_counts import IN_TRAINING, ON_CPU
 from hermes_torch import ops
 from tests.backends import counting
 
@@ -71,3 +73,27 @@ def test_a_read_of_the_loss_is_counted_once(name):
     backend = find_backend(name)
     assert backend.count_work(lambda: learner.step(batch, 1e-3)).host_reads == 0
     assert backend.count_work(lambda: float(learner.step(batch, 1e-3).loss)).host_reads == 1
+
+
+def test_mlx_writes_attention_out_for_a_reason_of_the_device_that_computes(monkeypatch):
+    """The CPU of a Mac is one, though a GPU is there; on the GPU only training has a reason."""
+    backend, batch = find_backend("mlx"), counting.make_batch()
+    learner, decoder = counting.make_learner("mlx"), counting.make_decoder("mlx")
+    token = np.zeros((1, 1), np.int32)
+
+    def find_reasons():
+        steps = lambda: float(learner.step(batch, 1e-3).loss), lambda: decoder.advance(token)
+        found = [backend.count_work(run) for run in steps]
+        assert [counts.fused_attention for counts in found] == [0, 0]
+        return [counts.unfused_reason for counts in found]
+
+    monkeypatch.setattr(mx, "is_available", lambda device: True)
+    assert find_reasons() == [ON_CPU, ON_CPU]
+    for runtime in (learner.runtime, decoder._runtime):
+        monkeypatch.setattr(runtime, "is_on_gpu", True)
+    assert find_reasons() == [IN_TRAINING, ""]
+
+
+@pytest.mark.parametrize("read", [float, int, bool, lambda x: x.item(), lambda x: x.tolist()])
+def test_every_way_in_which_python_reads_an_array_of_mlx_is_counted(read):
+    assert find_backend("mlx").count_work(lambda: read(mx.array(1.0))).host_reads == 1

@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hermes.data.example_cache import ExampleCache
 from hermes.data.preferences import (
     read_pairs,
 )
-from hermes.errors import CheckpointError, HermesError, Interrupted
+from hermes.errors import CheckpointError, HermesError, Interrupted, OutOfMemory
 from hermes.finetuning.base_model import open_base_model
 from hermes.finetuning.dpo import DPOData
 from hermes.finetuning.reference_logprobs import Reference, hash_weights
@@ -72,6 +73,39 @@ def carried_out(request):
 
 def lines(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    ("kind", "method", "doing", "advice"),
+    [
+        (
+            "inference.Model",
+            "row_logprobs",
+            "computing the reference's log-probabilities, 2 pairs at a time",
+            "a smaller --batch-size with more --grad-accum",
+        ),
+        (
+            "learner.Learner",
+            "__init__",
+            "training small on cpu with 2 x 2 x 64 tokens at a time",
+            "--batch-size 1 with --grad-accum 2",
+        ),
+    ],
+)
+def test_memory_that_runs_out_is_one_sentence(
+    backend, kind, method, doing, advice, tmp_path, monkeypatch
+):
+    def fail(self, *arguments, **named):
+        raise RuntimeError("[malloc] Unable to allocate 8 bytes.")
+
+    module, name = kind.split(".")
+    monkeypatch.setattr(getattr(import_module(f"hermes_{backend}.{module}"), name), method, fail)
+    with pytest.raises(OutOfMemory) as refused:
+        carried_out(preferences(tmp_path, backend))
+    said = str(refused.value)
+    assert said.startswith(f"out of memory while {doing} ([malloc] Unable to allocate 8 bytes.)")
+    assert f"; choose {advice}" in said
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

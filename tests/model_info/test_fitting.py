@@ -5,7 +5,7 @@ import re
 import pytest
 
 import hermes
-from hermes.errors import HermesError
+from hermes.errors import OutOfMemory
 from hermes.interface import LazyTensors
 from hermes.interop import verify
 from hermes.interop.open_model import open_model
@@ -21,8 +21,9 @@ from tests.finetuning.support import small_checkpoint, small_spec
 def memory(monkeypatch):
     """The memory of a machine, as given."""
 
-    def give(total, available):
-        monkeypatch.setattr(fitting, "read_host_memory", lambda: HostMemory(total, available))
+    def give(total, available, limit=""):
+        found = HostMemory(total, available, limit)
+        monkeypatch.setattr(fitting, "read_host_memory", lambda: found)
 
     return give
 
@@ -32,13 +33,16 @@ def test_a_model_is_loaded_only_where_its_weights_fit(tmp_path, memory, precisio
     path, spec = small_checkpoint(tmp_path), small_spec()
     needed = compute_cost(spec).memory[precision]["weights"]
     memory(2 * needed, needed - 1)
-    with pytest.raises(HermesError) as refused:
+    with pytest.raises(OutOfMemory) as refused:
         hermes.load(path, precision=precision, device="cpu")
     assert re.fullmatch(
         r"small needs \S+ kB of memory, and of this machine's \S+ kB \S+ kB is available; choose a "
         r"smaller precision or another device, or force it with force=True",
         str(refused.value),
     )
+    memory(2 * needed, needed - 1, "ulimit -v")
+    with pytest.raises(OutOfMemory, match=r" is available, because of ulimit -v; choose a smaller"):
+        hermes.load(path, precision=precision, device="cpu")
     with pytest.warns(UserWarning, match=r"^small needs \S+ kB of memory, and of this machine's"):
         hermes.load(path, precision=precision, device="cpu", force=True)
     memory(2 * needed, needed)
@@ -60,7 +64,7 @@ USES = {
 def test_every_use_of_a_model_looks_at_memory_and_can_be_forced(tmp_path, memory, use):
     path, out = small_checkpoint(tmp_path), tmp_path / "out"
     memory(10_000, 10_000)
-    with pytest.raises(HermesError, match=r"small needs \S+ kB of memory, and of this machine's"):
+    with pytest.raises(OutOfMemory, match=r"small needs \S+ kB of memory, and of this machine's"):
         USES[use](path, out)
     assert not out.exists()
     done = USES[use](path, out, force=True)
@@ -87,6 +91,6 @@ def test_no_tensor_is_read_to_find_out(tmp_path, memory, monkeypatch):
     path, spec = small_checkpoint(tmp_path), small_spec()
     monkeypatch.setattr(LazyTensors, "__getitem__", lambda self, name: read(name))
     memory(10_000, 10_000)
-    with pytest.raises(HermesError, match=r"^small needs"):
+    with pytest.raises(OutOfMemory, match=r"^small needs"):
         hermes.load(path, device="cpu")
     assert spec.name == "small"

@@ -16,6 +16,7 @@ from hermes.model_info.cost import compute_cost
 from hermes.model_info.memory import HostMemory, count_training_bytes, read_host_memory
 from hermes.model_info.training_memory import Placement, plan_memory
 from hermes.numerics.params import list_parameters
+from hermes.process_limits import count_thread_room
 from hermes.recipe import Lora, Recipe
 from hermes.training import preflight
 from hermes.training.preflight import count_kept_checkpoints
@@ -46,7 +47,7 @@ def free(monkeypatch):
 def test_a_model_that_does_not_fit_is_refused_before_the_text_is_read(go, memory):
     memory(24 * 10**9, 20 * 10**9)
     (go.folder / "bad.txt").write_bytes(b"\xff")  # which reading refuses
-    with pytest.raises(HermesError) as refused:
+    with pytest.raises(OutOfMemory) as refused:
         go(spec="llama-7b", data=go.folder / "bad.txt", device="cpu")
     assert str(refused.value) == (
         "training llama-7b needs 104 GB of memory besides its activations, and of this machine's "
@@ -59,7 +60,7 @@ def test_a_model_that_does_not_fit_is_refused_before_the_text_is_read(go, memory
 def test_a_model_of_any_size_is_answered_at_once(go):
     """4e12 parameters: nothing of that size is made to find out."""
     huge = SPEC.replace("hidden_size: 16", "hidden_size: 1000000")
-    with pytest.raises(HermesError, match=r"^training little needs \S+ TB of memory besides"):
+    with pytest.raises(OutOfMemory, match=r"^training little needs \S+ TB of memory besides"):
         go(spec=huge, device="cpu")
 
 
@@ -207,6 +208,11 @@ def test_a_dry_run_checks_everything_and_writes_nothing(go):
             RuntimeError("CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"),
             "out of memory (CUB",
         ),
+        (RuntimeError("could not create a primitive"), "out of memory (could not create"),
+        (
+            RuntimeError(f"C++ compile error\n\nCommand:\ng++ {'x' * 300}\ncc1plus: out of memory"),
+            "out of memory (cc1plus: out of memory)",
+        ),
     ],
 )
 def test_what_ran_out_is_one_sentence(error, said):
@@ -216,7 +222,9 @@ def test_what_ran_out_is_one_sentence(error, said):
 
 
 def test_other_errors_are_not_taken_for_it():
-    for error in (RuntimeError("shape"), ImportError("no module named x"), ValueError("memory")):
+    descriptor = "could not create a primitive descriptor for the matmul primitive."  # unsupported
+    for error in (RuntimeError("shape"), ImportError("no module named x"), ValueError("memory"),
+                  RuntimeError(descriptor)):  # fmt: skip
         assert explain_exhaustion(error) is None
 
 
@@ -234,22 +242,49 @@ def test_a_step_whose_activations_do_not_fit_is_warned_of_with_the_batch_that_do
 def test_mlx_refuses_a_step_beyond_a_limit_since_it_would_end_without_a_word(go, memory):
     room = 10 * count_training_bytes(mal.loads(SPEC), Recipe(), "float32")
     asked = {"batch_size": 64, "max_steps": 1, "device": "cpu", "dry_run": True}
-    memory(10**9, room, "ulimit -v")
+    threads = count_thread_room("ulimit -v")
+    memory(10**10, threads + room, "ulimit -v")
     with pytest.raises(OutOfMemory) as refused:
         go(**asked, backend="mlx")
-    assert re.fullmatch(
-        r"a step needs about \S+ MB at its peak, and of this machine's 1.00 GB \S+ [kM]B is "
-        "available, "
-        r"because of ulimit -v, beyond which MLX ends without a word: batch_size \d+ would fit; "
+    told = re.fullmatch(
+        r"a step needs about \S+ MB at its peak, and of this machine's 10.0 GB \S+ [kMG]B is "
+        r"available, because of ulimit -v \(its threads take \S+ [MG]B\), "
+        r"beyond which MLX ends without a word: batch_size (\d+) would fit; "
         r"choose that, raise the limit, or force=True to try",
         str(refused.value),
     )
+    assert told
+    recipe = Recipe(batch_size=int(told[1]), seq_len=16)
+    peak = plan_memory(mal.loads(SPEC), recipe, Placement("mlx")).total
+    assert peak <= 0.9 * room  # what is left is for what a plan does not know
     assert refused.value.exit_code == 71
+    memory(10**9, room, "ulimit -v")
     for how in ({"backend": "torch"}, {"backend": "mlx", "force": True}):
         notes = go(**asked, **how).notes
         assert any(note.startswith("a step needs about ") for note in notes)
+    memory(10**10, threads + 20 * room, "ulimit -v")
+    assert not go(**asked | {"batch_size": 1}, backend="mlx").notes[0].startswith("a step needs")
     memory(10**9, room)  # too little of the machine's own, which the system takes from others
     assert any(note.startswith("a step needs about ") for note in go(**asked, backend="mlx").notes)
+
+
+@pytest.mark.parametrize("backend", ["torch", "mlx"])
+def test_recomputing_is_named_where_no_batch_fits_without_it(go, memory, backend):
+    spec = mal.loads(SPEC.replace("num_layers: 2", "num_layers: 12"))
+    assert spec.num_layers == 12
+    recipe = Recipe(batch_size=1, seq_len=32)
+    whole, less = (
+        plan_memory(spec, recipe, Placement(backend, grad_checkpoint=one)).total
+        for one in (False, True)
+    )
+    memory(10**9, (whole + less) // 2)
+    asked = {"batch_size": 8, "seq_len": 32, "max_steps": 1, "device": "cpu", "dry_run": True}
+    notes = go(spec=spec, backend=backend, **asked).notes
+    (note,) = [note for note in notes if note.startswith("a step needs about ")]
+    assert re.search(r": --batch-size [1-8] with --grad-checkpoint would fit, says", note)
+    memory(10**9, count_training_bytes(spec, recipe, "float32") + 1)
+    notes = go(spec=spec, backend=backend, **asked, grad_checkpoint=True).notes
+    assert any(": no --batch-size would fit, says" in note for note in notes)
 
 
 def test_what_limits_memory_is_named():

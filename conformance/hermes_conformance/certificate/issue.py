@@ -171,16 +171,18 @@ def digest(certificate: dict[str, Any]) -> str:
 def list_passed_levels(certificate: dict[str, Any]) -> dict[str, list[str]]:
     """The levels of which something passed and nothing failed, by the device that it passed on.
 
-    Certificates from before devices were told apart speak of the named device alone.
+    Laws that computed on the named device speak of it alone: what they computed on another one, as
+    float64 on the CPU, they compared it with. Laws of the core library speak of none. Certificates
+    from before devices were told apart speak of the named device alone.
     """
-    found: dict[str, list[str]] = {certificate["device"]: []}
+    named = certificate["device"]
+    found: dict[str, list[str]] = {named: []}
     for level in certificate["levels"]:
-        laws = level["laws"]
-        if any(law["failed"] for law in laws) or not any(law["passed"] for law in laws):
+        passed = [law for law in level["laws"] if law["passed"]]
+        if any(law["failed"] for law in level["laws"]):
             continue
-        devices = {name for law in laws for name in law.get("on", {})}
-        if not any("on" in law for law in laws) or not devices:
-            devices = {certificate["device"]}
+        used = [set(law.get("on", {named})) for law in passed]
+        devices = set().union(*({named} if named in one else one for one in used))
         for device in sorted(devices):
             found.setdefault(device, []).append(level["level"])
     return found

@@ -50,7 +50,7 @@ def check_certificate(
     """
     if certificate.get("format") != FORMAT:
         return [f"the format is {certificate.get('format')!r}, this version reads {FORMAT!r}"]
-    if broken := _find_misfit(certificate, SCHEMA, ""):
+    if broken := _find_misfit(certificate, SCHEMA, "") or _find_wrong_devices(certificate):
         return [f"not a whole certificate: {broken}"]
     wrong = []
     if not _is_intact(certificate):
@@ -94,6 +94,13 @@ def _find_misfit(value: Any, schema: Any, where: str) -> str:
     return ""
 
 
+def _find_wrong_devices(certificate: dict[str, Any]) -> str:
+    """The first law whose passes by device, which older certificates lack, are no counts."""
+    laws = [law for level in certificate["levels"] for law in level["laws"]]
+    counts = (_find_misfit(law.get("on", {}), {}, f"{law['law']}.on") for law in laws)
+    return next(filter(None, counts), "")
+
+
 def _find_contradictions(certificate: dict[str, Any]) -> list[str]:
     """Pairs of entries that no run could both have found."""
     wrong, totals = [], dict.fromkeys(STATUSES, 0)
@@ -108,6 +115,9 @@ def _find_contradictions(certificate: dict[str, Any]) -> list[str]:
                 wrong.append(
                     f"{name} has {format_count(law['cases'], 'cases')}, and counts {counts}"
                 )
+            on = law.get("on", {})
+            if not all(isinstance(n, int) and 0 < n <= counts[PASSED] for n in on.values()):
+                wrong.append(f"{name} counts {counts}, and passes on {on}")
             if _is_beyond_bound(law) and not law[FAILED] and not law[EXPECTED]:
                 wrong.append(f"{name} is beyond its bound, and failed nowhere")
         laws = level["laws"]
@@ -129,7 +139,34 @@ def _find_contradictions(certificate: dict[str, Any]) -> list[str]:
     if certificate["whole"] == bool(certificate["chosen"]):
         what = "whole" if certificate["whole"] else "partial"
         wrong.append(f"it is {what}, and the run was chosen by {certificate['chosen']}")
+    if certificate["whole"] and (missing := _list_missing_laws(certificate)):
+        more = f" and {len(missing) - 1:,} more" if missing[1:] else ""
+        wrong.append(f"it is whole, and lacks {missing[0]}{more}")
+    if unproven := sorted(set(certificate["precisions"]) - _list_judged_precisions(certificate)):
+        wrong.append(f"it was judged in {unproven[0]}, and no law of that precision was")
     return wrong
+
+
+def _list_missing_laws(certificate: dict[str, Any]) -> list[str]:
+    """The laws that a whole run judges and this one has not, of backends of its kind."""
+    judged = {f"{level['level']}/{law['law']}" for level in certificate["levels"]
+              for law in level["laws"]}  # fmt: skip
+    kinds = {"no backend", "forward"} | {law.needs for law in list_laws() if law.id in judged}
+    asked = (law for law in list_laws() if law.needs in kinds and not law.long)
+    return [law.id for law in asked if law.id not in judged]
+
+
+def _list_judged_precisions(certificate: dict[str, Any]) -> set[str]:
+    """The formats of the laws that were judged on the device."""
+    known, device = {law.id: law.precision for law in list_laws()}, certificate["device"]
+    found = set()
+    for level in certificate["levels"]:
+        for law in level["laws"]:
+            precision = known.get(f"{level['level']}/{law['law']}")
+            passed = law[PASSED] and device in law.get("on", {device: 1})
+            if precision and (passed or law[FAILED] or law[EXPECTED]):
+                found.add(precision)
+    return found
 
 
 def _is_beyond_bound(law: dict[str, Any]) -> bool:

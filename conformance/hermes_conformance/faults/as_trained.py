@@ -50,6 +50,11 @@ def _write_attention_out(patcher: Patcher) -> None:
     patcher.wrap_table("attention", lambda attention: exact, FAST_TABLES)
 
 
+def _give_no_reason(patcher: Patcher) -> None:
+    """hermes_mlx writes attention out on CPUs, which it may, and does not say why."""
+    patcher.replace(patcher.load_module("work_counts"), "ON_CPU", "")
+
+
 def _read_loss_in_update(patcher: Patcher) -> None:
     """A step waits for its loss and its norm before it returns, so a run waits thrice."""
 
@@ -63,6 +68,19 @@ def _read_loss_in_update(patcher: Patcher) -> None:
         return faulty
 
     patcher.wrap_method("learner", "Learner", "step", wrap)
+
+
+def _read_tokens_back(patcher: Patcher) -> None:
+    """A decoder waits for the device once more: it reads its own tokens."""
+
+    def wrap(original):
+        def faulty(self, tokens):
+            self._runtime.to_numpy(self._runtime.to_device(tokens))
+            return original(self, tokens)
+
+        return faulty
+
+    patcher.wrap_method("inference", "Decoder", "advance", wrap)
 
 
 def _place_later_reads_early(patcher: Patcher) -> None:
@@ -244,7 +262,15 @@ FAULTS = (
         _write_attention_out,
         "torch",
     ),
+    _make_fault(
+        "attention is written out without a reason",
+        "kernels-float32",
+        CAUSAL,
+        _give_no_reason,
+        "mlx",
+    ),
     _make_fault("an update waits for its numbers", "kernels-float32", CAUSAL, _read_loss_in_update),
+    _make_fault("a decoder waits twice", "kernels-float32", CAUSAL, _read_tokens_back),
     _make_fault(
         "a compiled loss leaves its graph", "graphs-float32", CAUSAL, _break_graph, "torch"
     ),

@@ -1,11 +1,13 @@
 """A certificate holds only if it is complete, unaltered, consistent, and of what is installed."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from hermes_conformance.certificate import storage, verify
 from hermes_conformance.certificate.issue import issue_certificate, seal
+from hermes_conformance.laws import list_laws
 from hermes_conformance.suite.selection import load_backends, make_selection
 from tests.conformance.support import SMALL, make_outcome, run_hermes
 
@@ -128,6 +130,14 @@ def test_nan_and_infinity_are_none_of_a_certificate(capsys, tmp_path):
             },
             "0 failed as expected, and 1 are named",
         ),
+        (
+            lambda certificate: {**certificate, "whole": True, "chosen": []},
+            "it is whole, and lacks L0/",
+        ),
+        (
+            lambda certificate: {**certificate, "precisions": ["float64", "bfloat16"]},
+            "it was judged in bfloat16, and no law of that precision was",
+        ),
     ],
 )
 def test_a_certificate_that_contradicts_itself_is_refused(capsys, tmp_path, change, told):
@@ -138,3 +148,43 @@ def test_a_certificate_that_contradicts_itself_is_refused(capsys, tmp_path, chan
         capsys, "verify", seal_again(change(certificate), tmp_path / "c.json")
     )
     assert (code, f"it contradicts itself: {told}" in err, len(err.splitlines())) == (1, True, 1)
+
+
+@pytest.mark.parametrize(
+    ("on", "told"),
+    [
+        ([], "not a whole certificate: 'logits.on' must be a dict; it is []"),
+        (None, "not a whole certificate: 'logits.on' must be a dict; it is None"),
+        ({"cpu": 2}, "it contradicts itself: L1/logits counts"),
+        ({"cpu": -1}, "it contradicts itself: L1/logits counts"),
+        ({"cpu": "1"}, "it contradicts itself: L1/logits counts"),
+    ],
+)
+def test_passes_by_device_that_no_run_counts_are_refused(capsys, tmp_path, on, told):
+    certificate = issue_certificate(
+        load_backends("torch"), make_selection(("L1",)), [make_outcome()]
+    )
+    changed = change_law(certificate, on=on)
+    code, _, err = run_hermes(capsys, "verify", seal_again(changed, tmp_path / "c.json"))
+    assert (code, len(err.splitlines())) == (1, 1)
+    assert told in err
+
+
+def test_a_whole_run_judges_what_backends_of_its_kind_are_asked():
+    """All laws of those needs, but the long ones."""
+    certificate = issue_certificate(load_backends("torch"), make_selection(), [])
+    levels: dict[str, list] = {}
+    for law in list_laws():
+        if law.needs in ("no backend", "forward", "learner") and not law.long:
+            found = issue_certificate(
+                load_backends("torch"),
+                make_selection(),
+                [replace(make_outcome(), law=law)],
+            )["levels"][0]
+            levels.setdefault(law.level, []).extend(found["laws"])
+    whole = [{"level": name, "title": "", "passed": True, "laws": levels[name]} for name in levels]
+    certificate = {**certificate, "levels": whole, "passed": True, "precisions": ["float64"]}
+    assert verify.check_certificate(seal(certificate)) == []
+    del whole[-1]["laws"][-1]
+    (line,) = verify.check_certificate(seal(certificate))
+    assert line.startswith("it contradicts itself: it is whole, and lacks L6/")

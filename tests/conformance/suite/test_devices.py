@@ -15,7 +15,7 @@ from hermes_conformance.suite.runner import DECLINED, PASSED, judge
 from hermes_conformance.suite.selection import make_selection
 from tests.conformance.mac import PlaysMac
 
-LAWS = ("L1/logits", "L2/logits", "L3/bfloat16", "L4/repeat", "L4/update")
+LAWS = ("L1/logits", "L2/logits", "L2/gradients", "L3/bfloat16", "L4/repeat", "L4/update")
 CASES = ("default/*", "train.gpt2*")
 
 
@@ -47,6 +47,21 @@ def test_float64_is_judged_on_the_cpu_and_told_apart(judged):
     _, outcomes = judged
     for one in find(outcomes, "L1/logits"):
         assert (one.status, one.devices) == (PASSED, ("cpu",))
+
+
+def test_float64_that_a_law_of_the_gpu_is_compared_with_passes_nothing_itself(judged):
+    backends, outcomes = judged
+    gradients = find(outcomes, "L2/gradients")
+    assert {(one.status, one.devices) for one in gradients} == {(PASSED, ("cpu", "gpu"))}
+    certificate = issue_certificate(backends, make_selection(laws=LAWS, cases=CASES), outcomes)
+    assert "L2" not in list_passed_levels(certificate)["cpu"]
+
+
+def test_laws_of_the_core_library_speak_of_no_device():
+    backends, selection = load("gpu"), make_selection(laws=("L0/order",))
+    certificate = issue_certificate(backends, selection, judge(backends, selection))
+    assert not certificate["passed"]
+    assert describe_passes(certificate) == "passed nothing on gpu"
 
 
 def test_a_law_of_bits_asks_for_determinism_and_is_declined(judged):
