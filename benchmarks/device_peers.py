@@ -10,11 +10,11 @@ import importlib.util
 import numpy as np
 
 LR = 3e-4
-
-
-def is_installed(name):
-    """Whether a package can be imported."""
-    return importlib.util.find_spec(name) is not None
+# The peers of each backend, and the package that each needs.
+PEERS = {
+    "torch": {"nanoGPT-like": "torch", "transformers": "transformers", "litgpt": "litgpt"},
+    "mlx": {"mlx-lm": "mlx_lm"},
+}
 
 
 def make_config(spec):
@@ -35,12 +35,12 @@ def make_config(spec):
     }
 
 
-def list_peers(backend):
-    """The names of the peers of a backend that this Python has."""
-    if backend == "mlx":
-        return ["mlx-lm"] if is_installed("mlx_lm") else []
-    named = {"transformers": "transformers", "litgpt": "litgpt"}
-    return ["nanoGPT-like", *(name for name, module in named.items() if is_installed(module))]
+def list_peers(backend, *, installed=True):
+    """The names of the peers of a backend that this Python has, or of those that it has not."""
+    return [
+        name for name, package in PEERS[backend].items()
+        if (importlib.util.find_spec(package) is not None) == installed
+    ]  # fmt: skip
 
 
 def make_peer_step(name, setting, spec, batch):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from hermes import load_spec
 from hermes.interface import choose_backend, find_backend
-from hermes.model_info.devices import choose_precision
+from hermes.model_info.devices import choose_device, choose_precision
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class Setting:
 
     @classmethod
     def choose(cls, backend, device, *, small):
-        """The backend and device asked for, or those of this machine."""
+        """The backend and device asked for, or those of this machine. Raises HermesError."""
         found = choose_backend(backend or "auto")
-        device = device or found.devices()[0]
+        device = choose_device(found, device)
         return cls(found.name, device, small or device == "cpu")
 
     def count_seconds_left(self):

@@ -83,6 +83,7 @@ def describe_loops(setting, spec, tokens, flops, loops, failed):
 def measure_training(setting, keep):
     """Training beside others' loops, in turns, for each number of rows."""
     spec, figures, flops = setting.make_spec(), {}, None
+    absent = dict.fromkeys(list_peers(setting.backend, installed=False), "not installed")
     if not setting.small:
         n = 8192 if setting.backend == "torch" else 4096
         flops = 2 * n**3 / time_repeated(make_denominators(setting, n, 1024)[0])
@@ -95,7 +96,7 @@ def measure_training(setting, keep):
 
         def tell(loops, failed, rows=rows, here=here):
             tokens = rows * setting.length
-            here.update(describe_loops(setting, spec, tokens, flops, loops, failed))
+            here.update(describe_loops(setting, spec, tokens, flops, loops, failed | absent))
             keep({**figures, f"rows_{rows}": here})
 
         makers = {"hermes": make_ours}

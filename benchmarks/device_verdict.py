@@ -16,6 +16,12 @@ def make_verdict(found, setting):
     return lines
 
 
+def has_passed(found):
+    """Whether every part had its figures, and nothing that was judged failed."""
+    certificate = found.get("conformance", {}).get("certificate", {})
+    return certificate.get("passed", True) and not any("trouble" in one for one in found.values())
+
+
 def _tell_versions(figures, setting):
     if "versions" not in figures:
         return []

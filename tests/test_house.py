@@ -187,6 +187,18 @@ def test_torch_without_compiling_does_not_import_its_compiler():
     assert done.stdout.strip() == ""
 
 
+def test_training_does_not_import_what_only_generating_and_converting_need():
+    pytest.importorskip("mlx")
+    needless = {"hermes.model", "hermes.inference.engine", "hermes.interop.convert"}
+    needless |= {"asyncio", "unittest.mock"}  # torch imports them by itself
+    code = (
+        "import sys, hermes_cli.commands.train, hermes.api, hermes_mlx.backend\n"
+        f"print(*{needless!r} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
 def test_every_public_name_of_hermes_can_be_had():
     import hermes
 

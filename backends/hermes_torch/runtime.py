@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor as Array
 
 from hermes.errors import Unsupported
+from hermes.host_allocator import NEVER_KEPT, keep_freed_memory
 from hermes.interface import IGNORE, Options, Tensors
 from hermes.numerics.chunking import index_pair_targets
 from hermes.numerics.frozen import FrozenWeights
@@ -27,7 +28,6 @@ from hermes_torch.global_state import (
     limit_kernel_caches,
     use_expandable_segments,
 )
-from hermes_torch.host_allocator import NEVER_KEPT, keep_freed_memory
 from hermes_torch.host_copies import HostCopies
 from hermes_torch.joined_weights import join_weights
 from hermes_torch.lora import adapt

@@ -5,15 +5,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hermes.chat_templates.template import Template
 from hermes.errors import HermesError, suggest_nearest
-from hermes.model import Model
 from hermes.stages import report_stage
 from hermes.tasks.scores import TaskScore, collect_scores
+
+if TYPE_CHECKING:
+    from hermes.model import Model
 
 __all__ = [
     "TaskFlags",
@@ -78,7 +80,7 @@ def require_harness(flag: str = "--tasks") -> None:
 
 
 def evaluate_tasks(
-    model: Model,
+    model: "Model",
     options: TaskOptions,
     batch_size: int,
     go_on: Callable[[], None] = lambda: None,

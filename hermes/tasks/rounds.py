@@ -7,7 +7,6 @@ from pathlib import Path
 from hermes.arguments import Call
 from hermes.errors import HermesError
 from hermes.interface import Model as BackendModel
-from hermes.model import Model
 from hermes.tasks.evaluation import (
     TaskFlags,
     TaskOptions,
@@ -52,6 +51,8 @@ def choose_rounds(call: Call) -> TaskRounds | None:
     def score(
         learner: BackendModel, tokenizer: Tokenizer, batch_size: int, go_on: Callable[[], None]
     ) -> Mapping[str, float]:
+        from hermes.model import Model
+
         model = Model(learner, lambda: tokenizer)
         scores = evaluate_tasks(model, options, batch_size, go_on, found=found, in_training=True)
         return name_scores(scores)

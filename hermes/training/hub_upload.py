@@ -1,4 +1,7 @@
-"""A run's model to the Hub: at its end, or each checkpoint while it trains."""
+"""A run's model to the Hub: at its end, or each checkpoint while it trains.
+
+What converts and uploads is imported where it is asked for: most runs start without it.
+"""
 
 import shlex
 import shutil
@@ -14,7 +17,6 @@ from typing import Self
 from hermes.distributed.agreement import all_or_none
 from hermes.distributed.process_group import ProcessGroup
 from hermes.errors import HermesError
-from hermes.interop.publish import publish, require_repo_name, require_writable
 from hermes.storage.durable import Disk, link_or_copy
 from hermes.training.events import Event, Saved
 
@@ -34,6 +36,8 @@ def read_push(repo: str | None, every_save: bool) -> Push | None:
     if every_save and not repo:
         raise HermesError("--push-every-save needs --push-to-hub OWNER/REPO")
     if repo:
+        from hermes.interop.publish import require_repo_name
+
         require_repo_name(repo)
     return Push(repo, every_save) if repo else None
 
@@ -42,6 +46,8 @@ def require_writable_repo(push: Push | None, process_group: ProcessGroup) -> Non
     """Refuse before the training what could not be pushed after it. Raises HermesError."""
     if push is None:
         return
+    from hermes.interop.publish import require_writable
+
     first = process_group.rank_info.rank == 0
     all_or_none(process_group, lambda: require_writable(push.repo) if first else None)
 
@@ -92,6 +98,8 @@ class HubUploads:
             raise type(error)(f"{error}; the run is saved, and pushed by: {again}") from None
 
     def _push_quietly(self, checkpoint: Path, repo: str) -> None:
+        from hermes.interop.publish import publish
+
         done = publish(checkpoint, repo)
         self._tell(f"pushed: {done.page}, commit {done.commit[:12]}")
 
@@ -107,6 +115,8 @@ class HubUploads:
             self._one.submit(self._publish, event.path, held, self._push.repo)
 
     def _publish(self, checkpoint: Path, held: Path, repo: str) -> None:
+        from hermes.interop.publish import publish
+
         try:
             with self._warn_on_failure(checkpoint):
                 # In NumPy, as the backend is busy training.

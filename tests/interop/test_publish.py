@@ -101,7 +101,7 @@ def test_saves_are_pushed_in_order_one_at_a_time_and_a_failure_is_a_warning(
             raise StorageError("push to me/m: the Hub is out of reach")
         return SimpleNamespace(page="P", commit="c" * 40)
 
-    monkeypatch.setattr("hermes.training.hub_upload.publish", published)
+    monkeypatch.setattr("hermes.interop.publish.publish", published)
     folders = [tmp_path / f"step-{n}" for n in (1, 2, 3)]
     told = []
     with HubUploads(Push("me/m", every_save=True), told.append) as uploads:

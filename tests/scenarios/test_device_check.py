@@ -1,14 +1,18 @@
 """benchmarks/device.py on a CPU: its parts, its deadlines, and a certificate that verifies."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from hermes.errors import Unsupported
 from hermes.interface import Options, find_backend
-from hermes.numerics.params import init_weights
+from hermes.numerics.params import count_parameters, init_weights
 from hermes_conformance.certificate.verify import check_certificate
 from hermes_conformance.laws import LEVELS
 from tests.backends.support import make_spec
@@ -17,23 +21,92 @@ from tests.packages import ROOT
 sys.path.insert(0, str(ROOT / "benchmarks"))
 from device_decoding import decode_greedily
 from device_parts import list_goes
+from device_peers import PEERS, list_peers
+from device_setting import Setting
+from device_training import describe_speed, measure_training
 from device_turns import find_idle_share, take_turns
 
 
-def run_check(folder, *words):
+def start_check(path, *words):
+    """The check as a process."""
+    command = [sys.executable, ROOT / "benchmarks" / "device.py", "--json", path, "--small"]
+    return subprocess.Popen(
+        [*command, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def run_check(folder, *words, exit_code=0):
     """Run the check; what it prints, and its JSON."""
     path = folder / "out.json"
-    command = [sys.executable, ROOT / "benchmarks" / "device.py", "--json", path, "--small"]
-    ran = subprocess.run([*command, *words], check=True, capture_output=True, text=True)
-    return ran.stdout, json.loads(path.read_text())
+    process = start_check(path, *words)
+    told, noise = process.communicate()
+    assert process.returncode == exit_code, noise
+    return told, json.loads(path.read_text())
 
 
 def test_a_part_that_is_late_is_ended_and_named(tmp_path):
-    told, found = run_check(tmp_path, "--only", "training", "--scale", "0.001")
+    told, found = run_check(tmp_path, "--only", "training", "--scale", "0.001", exit_code=1)
     assert "training: ended after its 0 s, so what is missing above was not measured" in told
     assert found["device_check"]["training"]["trouble"] == "ended after its 0 s"
     assert check_certificate(found) == ["the format is None, this version reads "
                                         "'hermes-conformance/1'"]  # fmt: skip
+
+
+def test_an_interrupted_check_keeps_what_it_found(tmp_path):
+    parts = "versions", "training", "ratios", "decoding"
+    words = [word for name in parts for word in ("--only", name)]
+    process = start_check(tmp_path / "out.json", "--backend", "mlx", *words)
+    for line in process.stderr:
+        if line.startswith("training, at most"):
+            process.send_signal(signal.SIGINT)
+            break
+    told, noise = process.communicate()
+    assert process.returncode == 128 + signal.SIGINT, noise
+    assert "Traceback" not in noise
+    assert "interrupted, so what is missing above was not measured" in told
+    check = json.loads((tmp_path / "out.json").read_text())["device_check"]
+    assert check["versions"]["versions"]
+    assert "decoding" not in check
+    assert "\n".join(check["verdict"]) == told.strip()
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [("absent/out.json", "no such file or directory"), ("/dev/full", "no space")],
+)
+def test_a_result_that_cannot_be_written_is_told_after_the_first_part(tmp_path, path, reason):
+    process = start_check(tmp_path / path, "--backend", "mlx", "--scale", "0.001")
+    told, noise = process.communicate()
+    assert process.returncode == 1
+    (error,) = (line for line in noise.splitlines() if line.startswith("Error:"))
+    assert error.startswith(f"Error: cannot write {tmp_path / path}: {reason}")
+    assert (told, noise.count("at most")) == ("", 1)
+
+
+def test_an_error_that_ends_a_part_is_its_verdict(tmp_path):
+    words = ["--json", tmp_path / "out.json", "--part", "versions", "--backend", "mlx"]
+    (tmp_path / "device_parts.py").write_text(
+        "def report(setting, keep):\n"
+        "    keep({'name': 'x'})\n"
+        "    raise ValueError('no such\\nthing')\n"
+        "PARTS = {'versions': report}\n"
+    )
+    script = f"import runpy; runpy.run_path({str(ROOT / 'benchmarks' / 'device.py')!r}, "
+    script += "run_name='__main__')"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(tmp_path), *sys.path))}
+    ran = subprocess.run(
+        [sys.executable, "-P", "-c", script, *words],
+        env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 1, ran.stderr
+    assert json.loads((tmp_path / "out.json").read_text()) == {
+        "name": "x", "trouble": "ValueError: no such"
+    }  # fmt: skip
+
+
+def test_a_device_that_is_not_there_is_refused():
+    with pytest.raises(Unsupported, match="mlx has no device 'tpu' here"):
+        Setting.choose("mlx", "tpu", small=True)
 
 
 def list_checks(selection):
@@ -66,6 +139,28 @@ def test_idle_is_what_no_kernel_covers():
     assert find_idle_share([(5, 10)]) == 0
     assert find_idle_share([(20, 30), (0, 10), (2, 5)]) == pytest.approx(1 / 3)
     assert find_idle_share([(0, 6), (4, 10), (1, 9), (10, 20)]) == 0
+
+
+def test_a_peer_that_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setitem(PEERS, "mlx", {"some library": "no_such_library"})
+    assert (list_peers("mlx"), list_peers("mlx", installed=False)) == ([], ["some library"])
+    kept = []
+    measure_training(Setting("mlx", "cpu", small=True), kept.append)
+    assert kept[-1]["rows_2"]["failed"] == {"some library": "not installed"}
+    assert kept[-1]["rows_2"]["over_best_peer"] is None
+
+
+def test_both_conventions_of_mfu_are_those_counted_by_hand():
+    """6 operations a weight of a product, and 12 a pair of positions, head size and head."""
+    setting = Setting("torch", "cpu", small=True)
+    spec, T = setting.make_spec(), setting.length
+    loop = SimpleNamespace(median=2.0, seconds=[2.0] * 5, first_seconds=9.0, peak=1)
+    speed = describe_speed(setting, spec, loop, tokens=2 * T, flops=1e9)
+    assert speed["tokens_per_second"] == T
+    matrices = count_parameters(spec) - spec.hidden_size * (2 * spec.num_layers + 1)
+    pairs = 12 * sum(a.num_heads * a.head_size for a in spec.attentions)
+    assert speed["mfu"] == pytest.approx((6 * matrices + pairs * (T + 1) / 2) * T / 1e9)
+    assert speed["mfu_whole_attention"] == pytest.approx((6 * matrices + pairs * T) * T / 1e9)
 
 
 class PlayedMemory:

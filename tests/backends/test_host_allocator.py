@@ -6,14 +6,14 @@ import gc
 import resource
 from pathlib import Path
 
+import numpy as np
 import pytest
-import torch
 
+from hermes import host_allocator
 from hermes.interface import Options, TrainState, find_backend
 from hermes.numerics.params import init_weights
 from hermes.recipe import Recipe
 from hermes.spec import AttentionSpec, BlockSpec, FfnSpec, ModelSpec
-from hermes_torch import host_allocator
 
 SPEC = ModelSpec((BlockSpec(AttentionSpec(2), FfnSpec(8)),), "wide", "", 1 << 20, 8, 8, 1)  # 32 MiB
 NUMBERS = 64 << 20  # 256 MiB of float32: more than glibc ever keeps by itself
@@ -51,17 +51,18 @@ def count_resident():
     return pages * resource.getpagesize()
 
 
-def make_learner(spec):
+def make_learner(spec, backend="torch"):
     state = TrainState(init_weights(spec, 0), {}, {}, 0)
-    return find_backend("torch").learner(spec, state, Recipe(), Options(device="cpu"))
+    return find_backend(backend).learner(spec, state, Recipe(), Options(device="cpu"))
 
 
 @ours_alone
 @pytest.mark.usefixtures("no_settings")
-def test_memory_is_kept_while_a_learner_lives_and_returned_after_it():
-    learner = make_learner(SPEC)
+@pytest.mark.parametrize("backend", ["torch", "mlx"])
+def test_memory_is_kept_while_a_learner_lives_and_returned_after_it(backend):
+    learner = make_learner(SPEC, backend)
     before = count_mapped()
-    array = torch.ones(NUMBERS)
+    array = np.ones(NUMBERS, np.float32)
     assert count_mapped() == before  # it is part of the heap
     held = count_resident()
     del array
@@ -71,7 +72,16 @@ def test_memory_is_kept_while_a_learner_lives_and_returned_after_it():
     assert count_resident() < held - 3 * NUMBERS
 
 
-def test_a_model_of_small_matrices_leaves_the_allocator_alone(monkeypatch):
+def test_mlx_asks_for_every_model_that_it_trains_and_for_no_other(monkeypatch):
+    asked, small = [], dataclasses.replace(SPEC, vocab_size=8)
+    monkeypatch.setattr("hermes_mlx.runtime.keep_freed_memory", asked.append)
+    find_backend("mlx").build(small, init_weights(small, 0), Options(device="cpu"))
+    assert not asked
+    make_learner(small, "mlx")
+    assert len(asked) == 1
+
+
+def test_torch_leaves_the_allocator_alone_where_matrices_are_small(monkeypatch):
     asked = []
     monkeypatch.setattr("hermes_torch.runtime.keep_freed_memory", asked.append)
     make_learner(dataclasses.replace(SPEC, vocab_size=(1 << 20) - 1))
