@@ -168,7 +168,7 @@ def _change_onednn_product(name: str, change: Function) -> Plant:
         module, name_there = name.split(".")
 
         def wrap(original):
-            return lambda x, weight: change(original(x, weight))
+            return lambda *arguments: change(original(*arguments))
 
         patcher.wrap(patcher.load_module(module), name_there, wrap)
 
@@ -295,7 +295,7 @@ FAULTS = (
         _use_onednn_anywhere,
     ),
     _make_fault(
-        "oneDNN loses a hundredth of the gradient of what joined matrices are given, compiled",
+        "products of joined matrices by oneDNN are a hundredth off, compiled",
         COMPILED,
         DEFAULT,
         _change_onednn_product("joined_weights.apply_matrix", lambda y: 0.99 * y),
