@@ -25,6 +25,7 @@ from hermes.recipe import Preference
 from hermes_torch.head_products import add_product
 from hermes_torch.logits_gradient import logits_gradient, score_z
 from hermes_torch.loss import Transformer, preference_loss, upcast
+from hermes_torch.onednn_products import apply_matrix
 from hermes_torch.pair_groups import PairGroups, PairLayout
 
 CHUNK_LOGITS = {"cpu": 1 << 23}  # 32 MB of float32, which the CPU allocator reuses
@@ -293,7 +294,7 @@ class ChunkedLoss(torch.autograd.Function):
                 d = logits_gradient(*scores[1:], targets[begin:end], chunk_grad, head, z_grad)
                 d = (d if factor is None else d.mul_(factor)).to(x.dtype)
                 if dx is not None:
-                    dx[begin:end] = d @ matrix
+                    dx[begin:end] = apply_matrix(d, matrix.T)
                 if token_matrix is not None:
                     own = d[:, head.token_ids]  # (n, r)
                     if dx is not None:

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor as Array
 from torch.autograd.function import once_differentiable
 from torch.nn import Module
+
+from hermes_torch.onednn_products import apply_matrix
 
 GROUPS = (("q_proj", "k_proj", "v_proj"), ("up_proj", "gate_proj"))
 
@@ -69,7 +70,7 @@ def project_joined(x: Array, *linears: Any) -> tuple[Array, ...]:
     elif joined is not None and joined.is_mkldnn:  # packed by weight_layout.py
         y = multiply_packed(x, joined, bias)
     else:
-        y = F.linear(x, _get_matrix(joined, weights, x), bias)
+        y = apply_matrix(x, _get_matrix(joined, weights, x), bias)
     parts: tuple[Array, ...] = y.split([len(w) for w in weights], -1)
     return parts
 
@@ -99,7 +100,7 @@ class JoinedProduct(torch.autograd.Function):
         matrix = _get_matrix(joined, weights, x)
         ctx.sizes, ctx.dtype = [len(w) for w in weights], weights[0].dtype
         ctx.save_for_backward(x, *(weights if joined is None else (matrix,)))
-        return F.linear(x, matrix, bias)
+        return apply_matrix(x, matrix, bias)
 
     @staticmethod
     @once_differentiable
@@ -109,7 +110,7 @@ class JoinedProduct(torch.autograd.Function):
         matrix = _get_matrix(None, kept, x) if len(kept) > 1 else kept[0]
         x_needs_grad, bias_needs_grad, _, *needed = ctx.needs_input_grad
         flat = d.flatten(0, -2)
-        dx = d @ matrix if x_needs_grad else None
+        dx = apply_matrix(d, matrix.T) if x_needs_grad else None
         db = flat.sum(0) if bias_needs_grad else None
         dw = (flat.T @ x.flatten(0, -2)).to(ctx.dtype).split(ctx.sizes)
         return (

@@ -25,6 +25,7 @@ from hermes_torch.fused_attention import attend_flex, attend_varlen
 from hermes_torch.head_products import multiply_aligned, wants_aligned_rows
 from hermes_torch.joined_weights import multiply_packed, project_apart, project_joined
 from hermes_torch.loss import upcast
+from hermes_torch.onednn_products import apply_matrix, wants_onednn
 
 
 def linear(x: Array, weight: Array, bias: Array | None) -> Array:
@@ -32,10 +33,10 @@ def linear(x: Array, weight: Array, bias: Array | None) -> Array:
     bias = None if bias is None else bias.to(x.dtype)
     if weight.is_mkldnn:  # packed by weight_layout.py
         return multiply_packed(x, weight, bias)
-    if wants_aligned_rows(x, weight):
+    if wants_aligned_rows(x, weight) and not wants_onednn(x, weight):
         y = multiply_aligned(x, weight)
         return y if bias is None else y + bias
-    return F.linear(x, weight.to(x.dtype), bias)
+    return apply_matrix(x, weight.to(x.dtype), bias)
 
 
 def multiply(x: Array, factor: float | None) -> Array:

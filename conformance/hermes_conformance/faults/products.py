@@ -153,6 +153,28 @@ def _read_aligned_as_dense(patcher: Patcher) -> None:
     patcher.wrap(patcher.load_module("ops"), "multiply_aligned", wrap)
 
 
+def _use_onednn_anywhere(patcher: Patcher) -> None:
+    """Every product with a float32 matrix is oneDNN's, on any processor; all is compiled anew."""
+    import_module("torch").compiler.reset()
+    products = patcher.load_module("onednn_products")
+    patcher.replace(products, "FASTER", True)
+    patcher.replace(products, "FEWEST_PRODUCTS", 0)
+
+
+def _change_onednn_product(name: str, change: Function) -> Plant:
+    """What comes of oneDNN's product, called by that name, is change(it)."""
+
+    def plant(patcher: Patcher) -> None:
+        module, name_there = name.split(".")
+
+        def wrap(original):
+            return lambda *arguments: change(original(*arguments))
+
+        patcher.wrap(patcher.load_module(module), name_there, wrap)
+
+    return plant
+
+
 def _amplify_last_chunk(patcher: Patcher) -> None:
     """A chunk of fewer tokens than those before it has a hundredth too much gradient."""
     most = [0]
@@ -255,6 +277,30 @@ FAULTS = (
         _read_aligned_as_dense,
         "torch",
         _align_anywhere,
+    ),
+    _make_fault(
+        "a product by oneDNN is a hundredth off",
+        GRADIENTS,
+        DEFAULT,
+        _change_onednn_product("onednn_products.multiply_by_onednn", lambda y: 1.01 * y),
+        "torch",
+        _use_onednn_anywhere,
+    ),
+    _make_fault(
+        "oneDNN loses a hundredth of the gradient of what a matrix is given",
+        GRADIENTS,
+        DEFAULT,
+        _change_onednn_product("onednn_products.apply_matrix", lambda y: 0.99 * y),
+        "torch",
+        _use_onednn_anywhere,
+    ),
+    _make_fault(
+        "products of joined matrices by oneDNN are a hundredth off, compiled",
+        COMPILED,
+        DEFAULT,
+        _change_onednn_product("joined_weights.apply_matrix", lambda y: 0.99 * y),
+        "torch",
+        _use_onednn_anywhere,
     ),
     _make_fault(
         "the last chunk, a part of one, has a hundredth too much gradient",

@@ -57,6 +57,7 @@ def round_products(bits: int, precision: str, *, nearest: bool = True) -> Plant:
 
         # Weights laid out for the processor are multiplied by operations of other names.
         patcher.replace(patcher.load_module("runtime"), "can_pack", lambda device, dtype: False)
+        patcher.replace(patcher.load_module("onednn_products"), "FASTER", False)
         patcher.wrap_method("runtime", "Runtime", "apply_options", wrap)
 
     return plant
