@@ -1,18 +1,15 @@
 """What glibc does with memory that a training step frees on a CPU: keep it for the next step.
 
 By default each array of 32 MiB and more is memory of its own, whose pages the kernel zeroes and
-maps one after another, and the next one's again: a twentieth to a tenth of the processor time of a
-step. MLX, whose passes free large arrays, gains with every model; torch with those that have a
-matrix of that size, others would only hold more memory (specs/backend.md).
+maps one after another, and the next one's again; and what is free at the end of the heap is given
+back, to be mapped again: up to a tenth of the processor time of a step (specs/backend.md).
 """
 
 import ctypes
 import os
 import weakref
 
-__all__ = ["NEVER_KEPT", "keep_freed_memory", "return_freed_memory"]
-
-NEVER_KEPT = 32 << 20  # bytes: DEFAULT_MMAP_THRESHOLD_MAX of glibc where a pointer has 64 bits
+__all__ = ["keep_freed_memory", "return_freed_memory"]
 
 TRIM_THRESHOLD, MMAP_MAX = -1, -4  # M_TRIM_THRESHOLD and M_MMAP_MAX of malloc.h
 VARIABLES = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_MAX_")
@@ -38,5 +35,7 @@ def keep_freed_memory(owner: object) -> bool:
 
 
 def return_freed_memory() -> None:
-    """Give the pages of glibc's heaps that nothing uses back to the system."""
-    ctypes.CDLL(None).malloc_trim(0)
+    """Give the pages of glibc's heaps that nothing uses back to the system; nothing elsewhere."""
+    library = ctypes.CDLL(None)
+    if hasattr(library, "malloc_trim"):
+        library.malloc_trim(0)

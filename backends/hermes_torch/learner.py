@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor as Array
 
 from hermes.errors import Unsupported
+from hermes.host_allocator import return_freed_memory
 from hermes.interface import Batch, StepReport, Tensors, TrainState, check_batch
 from hermes.numerics.lora import list_trainable
 from hermes.numerics.randomness import dropout_row_keys
@@ -221,7 +222,8 @@ class Learner(Model):
 
     def step(self, batch: Batch, lr: float) -> StepReport:
         """Take one optimizer step: gradients of all micro-batches, clipping, update."""
-        with self._expect_compiling(batch):
+        is_new = self._meet_shape(batch)
+        with self._expect_compiling() if is_new else contextlib.nullcontext():
             with self.runtime.apply_options(), self._watch():
                 loss, rows = self._accumulate(batch)
                 grads = self._optimizer.grads
@@ -249,19 +251,26 @@ class Learner(Model):
                 known = {name: x for name, x in numbers.items() if x is not None}
                 late = LateNumbers(self._number_copies, known)
             self._clear_grads()
+            if is_new and self._compiled is not None and self.runtime.device.type == "cpu":
+                # What the compiler used lies between the arrays, and theirs would not fit there.
+                return_freed_memory()
             report = {name: LateNumber(late, name) for name in known}
             ahead = self._number_copies.runs_ahead
             return StepReport(self._steps_done, **report, runs_ahead=ahead)
 
-    def _expect_compiling(self, batch: Batch) -> contextlib.AbstractContextManager:
-        """A context in which peers may be silent for long, for a batch of a shape that is new."""
+    def _meet_shape(self, batch: Batch) -> bool:
+        """Whether a batch has a shape that no batch had before."""
         shape = batch.tokens.shape[1:]
         is_new = shape not in self._shapes
         self._shapes.add(shape)
+        return is_new
+
+    def _expect_compiling(self) -> contextlib.AbstractContextManager:
+        """A context in which peers may be silent for long, as a batch has a shape that is new."""
         compiles = self._compiled is not None or (
             self.runtime.shards and self.runtime.shards.compiles
         )
-        if not (self._distributed and is_new and compiles):
+        if not (self._distributed and compiles):
             return contextlib.nullcontext()
         return self._process_group.allow_compiling()
 

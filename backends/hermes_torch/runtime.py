@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor as Array
 
 from hermes.errors import Unsupported
-from hermes.host_allocator import NEVER_KEPT, keep_freed_memory
+from hermes.host_allocator import keep_freed_memory
 from hermes.interface import IGNORE, Options, Tensors
 from hermes.numerics.chunking import index_pair_targets
 from hermes.numerics.frozen import FrozenWeights
@@ -128,9 +128,7 @@ class Runtime:
         self.table = {**list_parameters(spec), **(list_adapter_tensors(spec, lora) if lora else {})}
         self.names = tuple(self.table)
         if training and self.device.type == "cpu":
-            largest = max(tensor.size for tensor in self.table.values())
-            if largest * self.master.itemsize >= NEVER_KEPT:
-                keep_freed_memory(self)
+            keep_freed_memory(self)
         if shards:
             shards.split(self.module, self.dtype, self.master)
         loaded = {}

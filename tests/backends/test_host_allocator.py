@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from hermes import host_allocator
-from hermes.interface import Options, TrainState, find_backend
+from hermes.interface import Batch, Options, TrainState, find_backend
 from hermes.numerics.params import init_weights
 from hermes.recipe import Recipe
 from hermes.spec import AttentionSpec, BlockSpec, FfnSpec, ModelSpec
@@ -51,9 +51,10 @@ def count_resident():
     return pages * resource.getpagesize()
 
 
-def make_learner(spec, backend="torch"):
+def make_learner(spec, backend="torch", **options):
     state = TrainState(init_weights(spec, 0), {}, {}, 0)
-    return find_backend(backend).learner(spec, state, Recipe(), Options(device="cpu"))
+    options = Options(device="cpu", **options)
+    return find_backend(backend).learner(spec, state, Recipe(), options)
 
 
 @ours_alone
@@ -72,22 +73,28 @@ def test_memory_is_kept_while_a_learner_lives_and_returned_after_it(backend):
     assert count_resident() < held - 3 * NUMBERS
 
 
-def test_mlx_asks_for_every_model_that_it_trains_and_for_no_other(monkeypatch):
+@pytest.mark.parametrize("backend", ["torch", "mlx"])
+def test_every_model_that_is_trained_asks_and_no_other(monkeypatch, backend):
     asked, small = [], dataclasses.replace(SPEC, vocab_size=8)
-    monkeypatch.setattr("hermes_mlx.runtime.keep_freed_memory", asked.append)
-    find_backend("mlx").build(small, init_weights(small, 0), Options(device="cpu"))
+    monkeypatch.setattr(f"hermes_{backend}.runtime.keep_freed_memory", asked.append)
+    find_backend(backend).build(small, init_weights(small, 0), Options(device="cpu"))
     assert not asked
-    make_learner(small, "mlx")
+    make_learner(small, backend)
     assert len(asked) == 1
 
 
-def test_torch_leaves_the_allocator_alone_where_matrices_are_small(monkeypatch):
-    asked = []
-    monkeypatch.setattr("hermes_torch.runtime.keep_freed_memory", asked.append)
-    make_learner(dataclasses.replace(SPEC, vocab_size=(1 << 20) - 1))
-    assert not asked
-    make_learner(SPEC)
-    assert len(asked) == 1
+def test_what_torchs_compiler_held_is_given_back_after_the_step_that_compiles(monkeypatch):
+    lengths, given_back = [], []
+    monkeypatch.setattr(
+        "hermes_torch.learner.return_freed_memory", lambda: given_back.append(len(lengths))
+    )
+    small = dataclasses.replace(SPEC, vocab_size=8)
+    learner = make_learner(small, "torch", compile=True)
+    for length in (8, 8, 4, 8, 4):
+        lengths.append(length)
+        ids = np.zeros((1, 2, length), np.int32)
+        learner.step(Batch(ids, ids, np.arange(2, dtype=np.uint32)[None]), 1e-3)
+    assert given_back == [1, 3]
 
 
 @ours_alone
