@@ -316,7 +316,7 @@ def test_what_cannot_be_traced_is_refused_by_name(corpus, tmp_path, write):
             hermes.trace_document(run, place)
     with pytest.raises(DataError, match="has steps 1 to 3; there is no 4"):
         hermes.trace_step(run, 4)
-    with pytest.raises(DataError, match=r"has no data\.json"):
+    with pytest.raises(DataError, match="is the folder of a tokenizer; name a run of "):
         hermes.trace_step(corpus, 1)
     with pytest.raises(DataError, match="nowhere: no such folder; name a run of "):
         hermes.trace_step(corpus / "nowhere", 1)

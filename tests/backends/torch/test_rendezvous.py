@@ -32,7 +32,7 @@ def test_an_unknown_host_is_named_with_what_to_do(join, monkeypatch):
     with pytest.raises(HermesError) as refusal:
         join(RankInfo(1, 2, rendezvous="rack1:2024", rendezvous_timeout=0.1), "cpu")
     assert str(refusal.value) == (
-        "rank 1 cannot resolve 'rack1' (port 2024), where the processes of this run meet: Name or "
+        "rank 1 cannot resolve 'rack1' (port 2024), where the processes of this run meet: name or "
         "service not known; set MASTER_ADDR to an address of rank 0's machine, the same for all"
     )
     assert set(lookups) == {"rack1"}
