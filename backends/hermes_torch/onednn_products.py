@@ -1,8 +1,9 @@
 """Products of float32 by oneDNN, on processors where it is faster than the BLAS that torch has.
 
 MKL, which torch is built with, keeps its best kernels for Intel's processors: on two cores of an
-AMD EPYC with AVX-512 a training step's products run at 161 to 206 GFLOP/s in MKL and at 210 to 223
-in oneDNN (`benchmarks/products.py`). With AVX2 alone MKL is the faster one there, too.
+AMD EPYC with AVX-512 a block's products x W^T run at 143 to 185 GFLOP/s in MKL and at 156 to 213 in
+oneDNN, the gradients d W of x at 173 to 188 and 205 to 218, and those of W, d^T x, no faster
+(`benchmarks/products.py`). With AVX2 alone oneDNN is the slower one there, too.
 
 Letters: I numbers in, O numbers out.
 """
@@ -13,14 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor as Array
 
-__all__ = ["apply_matrix", "multiply_by_onednn"]
+__all__ = ["FASTER", "apply_matrix", "has_faster_products", "multiply_by_onednn", "wants_onednn"]
 
 FEWEST_PRODUCTS = 1 << 24  # of two numbers: below, the price of a call is seen
 
 
 def has_faster_products() -> bool:
     """Whether this processor multiplies float32 faster by oneDNN than by torch's BLAS."""
-    facts = torch.cpu.get_capabilities()
+    # Not every torch that we take tells what it knows of the processor.
+    facts: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return (
         str(facts.get("cpu_name", "")).startswith("AMD")
         and bool(facts.get("avx512_f"))

@@ -5,8 +5,8 @@ from typing import Any, Literal
 import torch
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
+from hermes_torch import onednn_products  # noqa: F401 (registers an operator)
 from hermes_torch.fused_attention import FUSED_OPERATORS
-from hermes_torch.onednn_products import multiply_by_onednn
 
 Recompute = Literal["some", "all"]
 
@@ -18,7 +18,7 @@ KEPT = frozenset(
     {
         _aten.mm.default,
         _aten.addmm.default,
-        multiply_by_onednn._opoverload,
+        torch.ops.hermes_torch.multiply_by_onednn.default,
         _aten._scaled_dot_product_flash_attention.default,
         _aten._scaled_dot_product_efficient_attention.default,
         _aten._scaled_dot_product_cudnn_attention.default,

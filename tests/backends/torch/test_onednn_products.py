@@ -108,3 +108,8 @@ def test_the_processor_decides(monkeypatch, facts, is_faster):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: facts)
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
     assert has_faster_products() is is_faster
+
+
+def test_a_torch_that_knows_nothing_of_the_processor_keeps_its_own_products(monkeypatch):
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert not has_faster_products()

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from hermes.errors import HermesError, Unsupported
-from hermes.interface import Options, TrainState
-from hermes.recipe import Recipe
+from hermes.interface import Options
 from hermes.spec import AttentionSpec
 from hermes_torch.fused_attention import FUSED_OPERATORS
 from tests.backends.support import (
@@ -16,7 +15,6 @@ from tests.backends.support import (
     make_batch,
     make_learner,
     make_spec,
-    make_weights,
 )
 from tests.backends.torch.attention_support import (
     FLEX,
@@ -65,32 +63,31 @@ def test_mlx_refuses_to_keep_some():
         make_learner("mlx", make_spec(), options=SOME)
 
 
+def compile_with_kernels(monkeypatch, kernels, model, kind):
+    """The graphs of a compiled step of packed rows, with kernels of CUDA and checkpoints."""
+    T = 40
+    take_cuda_kernels(monkeypatch, kernels)
+    graphs = Graphs(monkeypatch)
+    options = Options(device="cpu", compile=True, **{kind: True})
+    model = dataclasses.replace(model, max_seq_len=T)
+    make_learner("torch", model, None, options).grads(make_packed_batch(T=T))
+    return graphs
+
+
 @pytest.mark.parametrize(
     "kind", [pytest.param("grad_checkpoint", marks=pytest.mark.long), "selective_checkpoint"]
 )
 def test_a_compiled_step_with_the_kernel_of_documents_is_one_graph_in_each_pass(monkeypatch, kind):
     """Other kinds of layers: tests/backends/test_checkpointing.py."""
-    T = 40
-    take_cuda_kernels(monkeypatch, VARLEN)
-    graphs = Graphs(monkeypatch)
     model = make_spec(layers=1, attention=dataclasses.replace(PLAIN, window_size=20))
-    model = dataclasses.replace(model, max_seq_len=T)
-    options = Options(device="cpu", compile=True, **{kind: True})
-    state = TrainState(make_weights(model), {}, {}, 0)
-    learner = make_learner("torch", model, Recipe(), options, state)
-    learner.grads(make_packed_batch(T=T))
+    graphs = compile_with_kernels(monkeypatch, VARLEN, model, kind)
     assert (len(graphs.forward), len(graphs.backward)) == (1, 1)
 
 
 @pytest.mark.parametrize("kernels", [VARLEN, FLEX])
 def test_selective_checkpointing_repeats_no_kernel_of_cuda(monkeypatch, kernels):
-    T = 40
-    take_cuda_kernels(monkeypatch, kernels)
-    graphs = Graphs(monkeypatch)
     model = make_spec(layers=2, attention=dataclasses.replace(PLAIN, head_dim=16))
-    model = dataclasses.replace(model, max_seq_len=T)
-    options = Options(device="cpu", compile=True, selective_checkpoint=True)
-    make_learner("torch", model, None, options).grads(make_packed_batch(T=T))
+    graphs = compile_with_kernels(monkeypatch, kernels, model, "selective_checkpoint")
     forward, backward = ([*count_attention(one)] for one in (graphs.forward, graphs.backward))
     assert len(forward) == 2
     assert backward == []
