@@ -1,8 +1,5 @@
 """What MLX's update on a CPU takes is what a plan counts, and rows are updated as the whole is."""
 
-import gc
-
-import mlx.core as mx
 import pytest
 
 from hermes import mal
@@ -10,6 +7,7 @@ from hermes.model_info import mlx_update_memory
 from hermes.model_info.training_memory import Placement, plan_memory
 from hermes.recipe import OptimizerRecipe, Recipe
 from hermes_mlx import optimizer
+from tests.mlx_memory import count_held_bytes, measure_peak
 from tests.model_info.test_activations import make_batch, make_learner, make_spec
 
 WIDE = {"hidden_size": "256", "vocab_size": "500", "num_layers": "2"}  # many like matrices
@@ -21,6 +19,14 @@ def make_recipe(name, moments, ema=0.0):
     return Recipe(
         batch_size=1, seq_len=36, ema=ema, optimizer=OptimizerRecipe(name, moments=moments)
     )
+
+
+def measure_step(spec, recipe):
+    """Bytes of a learner and of a step of it, at their most."""
+    before = count_held_bytes()
+    learner, batch = make_learner("mlx", spec, recipe), make_batch(spec, 1, 1)
+    float(learner.step(batch, 1e-4).grad_norm)
+    return measure_peak(lambda: float(learner.step(batch, 1e-4).grad_norm)) - before
 
 
 @pytest.mark.parametrize(
@@ -46,16 +52,7 @@ def test_a_plan_is_about_the_peak_of_an_update(edits, name, moments, ema, monkey
     for module in (optimizer, mlx_update_memory):  # so that rows are split, at this size, too
         monkeypatch.setattr(module, "UPDATED_AT_ONCE", 1 << 15)
     spec, recipe = mal.edit_all(make_spec(1), edits), make_recipe(name, moments, ema)
-    gc.collect()
-    mx.synchronize()
-    before = mx.get_active_memory()
-    learner, batch = make_learner("mlx", spec, recipe), make_batch(spec, 1, 1)
-    float(learner.step(batch, 1e-4).grad_norm)
-    mx.synchronize()
-    mx.reset_peak_memory()
-    float(learner.step(batch, 1e-4).grad_norm)
-    mx.synchronize()
-    found = mx.get_peak_memory() - before
+    found = measure_step(spec, recipe)
     plan = plan_memory(spec, recipe, Placement("mlx"))
     assert plan.moment == "update"
     assert plan.total == pytest.approx(found, rel=0.1)
@@ -82,18 +79,7 @@ def test_a_plan_counts_as_many_numbers_at_a_time_as_are_updated():
 def test_moments_in_8_bits_take_less_memory_than_wide_ones_while_they_are_updated():
     spec, peaks = mal.edit_all(make_spec(1), {"hidden_size": "64", "vocab_size": "16000"}), []
     for moments in ("float32", "bfloat16", "float8"):
-        gc.collect()
-        mx.synchronize()
-        before = mx.get_active_memory()  # of whatever other tests left in this process
-        learner = make_learner("mlx", spec, make_recipe("adamw", moments))
-        batch = make_batch(spec, 1, 1)
-        float(learner.step(batch, 1e-4).grad_norm)
-        mx.synchronize()
-        mx.reset_peak_memory()
-        float(learner.step(batch, 1e-4).grad_norm)
-        mx.synchronize()
-        peaks.append(mx.get_peak_memory() - before)
-        del learner
+        peaks.append(measure_step(spec, make_recipe("adamw", moments)))
     assert peaks[0] > 1.2 * peaks[1] > 1.2 * peaks[2]
 
 
@@ -101,14 +87,6 @@ def test_moments_in_8_bits_are_loaded_some_rows_at_a_time(monkeypatch):
     """Loading them takes no more than an update."""
     monkeypatch.setattr(optimizer, "UPDATED_AT_ONCE", 1 << 15)
     spec = mal.edit_all(make_spec(1), {"hidden_size": "64", "vocab_size": "16000"})
-    gc.collect()
-    mx.synchronize()
-    mx.reset_peak_memory()
-    batch = make_batch(spec, 1, 1)
-    learner = make_learner("mlx", spec, make_recipe("adamw", "float8"))
-    mx.synchronize()
-    loaded = mx.get_peak_memory()
-    mx.reset_peak_memory()
-    float(learner.step(batch, 1e-4).grad_norm)
-    mx.synchronize()
-    assert loaded < mx.get_peak_memory()
+    recipe, before = make_recipe("adamw", "float8"), count_held_bytes()
+    loaded = measure_peak(lambda: make_learner("mlx", spec, recipe)) - before
+    assert loaded < measure_step(spec, recipe)

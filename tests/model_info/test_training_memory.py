@@ -1,9 +1,7 @@
 """A plan's memory against the peaks of real steps."""
 
 import dataclasses
-import gc
 
-import mlx.core as mx
 import pytest
 import torch
 
@@ -20,6 +18,7 @@ from hermes.numerics.params import count_parameters, list_parameters
 from hermes.recipe import Lora, OptimizerRecipe, Recipe
 from hermes_mlx import chunked_loss
 from hermes_torch.moment_format import ShortMoment
+from tests.mlx_memory import count_held_bytes, measure_peak
 from tests.model_info.measuring import measure_allocated
 from tests.model_info.test_activations import WHOLE, make_batch, make_learner, make_spec
 
@@ -55,16 +54,10 @@ def measure_torch(spec, B, A, recipe=WHOLE, **options):
 
 
 def measure_mlx(spec, B, A, recipe=WHOLE, **options):
-    gc.collect()  # learners of earlier tests
-    mx.synchronize()  # MLX's own thread frees what it has computed with a moment later
-    before = mx.get_active_memory()
+    before = count_held_bytes()
     learner, batch = make_learner("mlx", spec, recipe, **options), make_batch(spec, B, A)
     float(learner.step(batch, 1e-4).grad_norm)
-    mx.synchronize()
-    mx.reset_peak_memory()
-    float(learner.step(batch, 1e-4).grad_norm)
-    mx.synchronize()
-    return mx.get_peak_memory() - before
+    return measure_peak(lambda: float(learner.step(batch, 1e-4).grad_norm)) - before
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
