@@ -118,6 +118,12 @@ class Context:
         self.boundaries, self.kernels = boundaries, kernels
         self._masks: dict[tuple[int, int, bool, int | None], Array | None] = {}
         self._block_masks: dict[tuple[int, bool, int | None], BlockMask] = {}
+        self._paired: dict[tuple[Rope, int], tuple[Array, Array]] = {}
+
+    @property
+    def is_decoding(self) -> bool:
+        """Whether the pass has a KV cache, and so no gradient."""
+        return self.cache is not None
 
     @property
     def offset(self) -> int:
@@ -137,8 +143,25 @@ class Context:
             return cos[self.positions_in_document], sin[self.positions_in_document]
         return cos[self.offset : self.offset + T], sin[self.offset : self.offset + T]
 
+    def pair_angles(self, spec: AttentionSpec, T: int) -> tuple[Array, Array]:
+        """The angles for both elements of each pair: cos and cos, -sin and sin, for all heads.
+
+        (1, T, 2, R/2) or (B, 1, T, 2, R/2)
+        """
+        rope = spec.position_encoding
+        assert isinstance(rope, Rope)
+        key = rope, spec.rotary_size
+        if key not in self._paired:  # layers mostly share one rope
+            cos, sin = self.angles(spec, T)
+            cosines, sines = torch.stack([cos, cos], -2), torch.stack([-sin, sin], -2)
+            self._paired[key] = cosines[..., None, :, :, :], sines[..., None, :, :, :]
+        return self._paired[key]
+
     def rotate(self, ops: Any, q: Array, k: Array, spec: AttentionSpec) -> tuple[Array, Array]:
         """Apply RoPE to queries and keys. (B, H, T, D), (B, K, T, D) -> same."""
+        if self.is_decoding:  # in fewer operations, whose gradient is not wanted
+            cos, sin = self.pair_angles(spec, q.shape[2])
+            return ops.rotate_pairs(q, cos, sin), ops.rotate_pairs(k, cos, sin)
         cos, sin = self.angles(spec, q.shape[2])
         return ops.rotate(q, cos, sin), ops.rotate(k, cos, sin)
 

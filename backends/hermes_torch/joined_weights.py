@@ -59,16 +59,20 @@ def project_apart(x: Array, *linears: Any) -> tuple[Any, ...]:
 
 def project_joined(x: Array, *linears: Any) -> tuple[Array, ...]:
     """project_apart by one product, where the matrices are joined."""
-    if not linears[0].leads_product:
+    first = linears[0]
+    if not first.leads_product:
         return project_apart(x, *linears)
-    joined, weights = linears[0].joined, [linear.weight for linear in linears]
-    bias = linears[0].joined_bias
-    if bias is None and linears[0].bias is not None:
+    joined, bias = first.joined, first.joined_bias
+    if joined is not None and joined.is_mkldnn:  # packed by weight_layout.py
+        packed: tuple[Array, ...] = multiply_packed(x, joined, bias).split_with_sizes(
+            first.joined_sizes, -1
+        )
+        return packed
+    weights = [linear.weight for linear in linears]
+    if bias is None and first.bias is not None:
         bias = torch.cat([linear.bias for linear in linears]).to(x.dtype)
     if torch.is_grad_enabled() and any(w.requires_grad for w in weights):
         y = JoinedProduct.apply(x, bias, joined, *weights)
-    elif joined is not None and joined.is_mkldnn:  # packed by weight_layout.py
-        y = multiply_packed(x, joined, bias)
     else:
         y = apply_matrix(x, _get_matrix(joined, weights, x), bias)
     parts: tuple[Array, ...] = y.split([len(w) for w in weights], -1)

@@ -30,7 +30,7 @@ def Tensor(*shape: int) -> Parameter:
 class Linear(Module):
     """x W^T + b. (..., in) -> (..., out)."""
 
-    leads_product, joined, joined_bias = False, None, None  # joined_weights.py
+    leads_product, joined, joined_bias, joined_sizes = False, None, None, None  # joined_weights.py
 
     def __init__(self, inputs: int, outputs: int, bias: bool):
         super().__init__()

@@ -4,7 +4,7 @@ FAST uses the library's fused kernels; EXACT writes everything out, and is what 
 Nothing else differs between the two.
 
 Letters: B batch, T queries, S keys, H query heads, K key/value heads, D head size, E that of
-values, R rotated size.
+values.
 """
 
 import math
@@ -26,6 +26,7 @@ from hermes_torch.head_products import multiply_aligned, wants_aligned_rows
 from hermes_torch.joined_weights import multiply_packed, project_apart, project_joined
 from hermes_torch.loss import upcast
 from hermes_torch.onednn_products import apply_matrix, wants_onednn
+from hermes_torch.rotation import rotate, rotate_pairs
 
 
 def linear(x: Array, weight: Array, bias: Array | None) -> Array:
@@ -129,19 +130,6 @@ def normalize_exact(x: Array, norm: Norm, weight: Array | None, bias: Array | No
     y = y if weight is None else y * weight
     y = y if bias is None else y + bias
     return y.to(x.dtype)
-
-
-def rotate(x: Array, cos: Array, sin: Array) -> Array:
-    """Rotate pairs (x[i], x[i + R/2]) of the first R elements. (B, H, T, D) -> same.
-
-    cos, sin: (T, R/2) or (B, T, R/2). Half-split pairs, as in Llama; others interleave.
-    Source: Su et al. 2021, RoFormer, arXiv:2104.09864, eq. 34.
-    """
-    half = cos.shape[-1]
-    cos, sin = cos[..., None, :, :], sin[..., None, :, :]
-    wide = x.to(cos.dtype)
-    a, b, rest = wide[..., :half], wide[..., half : 2 * half], wide[..., 2 * half :]
-    return torch.cat([a * cos - b * sin, b * cos + a * sin, rest], -1).to(x.dtype)
 
 
 def attention_exact(
@@ -257,6 +245,7 @@ class Ops:
     project: Callable
     normalize: Callable
     rotate: Callable
+    rotate_pairs: Callable
     attention: Callable
     clamp_swiglu: Callable
     soft_cap: Callable
@@ -276,6 +265,7 @@ FAST = Ops(
     project=project_joined,
     normalize=normalize,
     rotate=rotate,
+    rotate_pairs=rotate_pairs,
     attention=attention,
     clamp_swiglu=clamp_swiglu,
     soft_cap=soft_cap,

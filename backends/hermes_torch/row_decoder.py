@@ -33,6 +33,11 @@ class RowContext(Context):
         self._window: int | None = None  # of the layer whose keys were updated last
         self._angles: dict[tuple[Rope, int], tuple[Array, Array]] = {}
 
+    @property
+    def is_decoding(self) -> bool:
+        """Yes: the rows have a KV cache."""
+        return True
+
     def prepare_masks(self, attentions: Iterable[AttentionSpec], T: int) -> None:
         """Nothing: each layer's mask follows from the keys that its cache has kept."""
 
@@ -76,7 +81,7 @@ class RowContext(Context):
 
         What the padding of a row reads does not matter.
         """
-        return not self.current.before.any() and super().is_plain_causal(T, S, spec)
+        return super().is_plain_causal(T, S, spec) and not self.current.before.any()
 
     def _make_mask(self, T: int, S: int, spec: AttentionSpec) -> Array | None:
         window = spec.window_size

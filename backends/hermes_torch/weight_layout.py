@@ -70,6 +70,7 @@ def _pack_group(members: Sequence[Any]) -> list["PackedRows"]:
     first, weights = members[0], [one.weight for one in members]
     joined = _reorder(torch.cat(weights))
     first.leads_product, first.joined = True, joined
+    first.joined_sizes = [len(weight) for weight in weights]
     if first.bias is not None:
         first.joined_bias = torch.cat([one.bias for one in members]).to(weights[0].dtype)
     ends = torch.tensor([len(weight) for weight in weights]).cumsum(0).tolist()

@@ -238,24 +238,21 @@ FAULTS = (
         "L1/decoding",
         "default/fresh",
         _change_pairs(lambda rotate, x, cos, sin: rotate(x, cos, -sin)),
-        "mlx",
     ),
     _make_fault(
         "decoding drops what a rope leaves as it is",
         "L1/decoding",
         "attention.position_encoding=rope-partial/fresh",
         _change_pairs(_drop_unrotated_rest),
-        "mlx",
     ),
     _make_fault(
         "all rows turn as the first one",
         "L1/rows",
         "default/hot",
         _change_pairs(_share_first_angles),
-        "mlx",
     ),
     _make_fault(
-        "decoding rounds its angles to bfloat16", "L2/decoding", "default/hot", _round_angles, "mlx"
+        "decoding rounds its angles to bfloat16", "L2/decoding", "default/hot", _round_angles
     ),
     _make_fault(
         "rows in company are read as any others",

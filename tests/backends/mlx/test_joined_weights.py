@@ -2,13 +2,11 @@
 
 import dataclasses
 
-import mlx.core as mx
 import numpy as np
 import pytest
 
 from hermes.interface import find_backend
 from hermes.spec import AttentionSpec
-from hermes_mlx.rotation import rotate, rotate_pairs
 from tests.backends.support import FLOAT32, make_batch, make_learner, make_spec, make_weights
 
 BIASED = AttentionSpec(4, 2, bias="qkv")
@@ -49,16 +47,3 @@ def test_a_matrix_is_its_rows_of_the_joined_one_in_memory():
     parts = [attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight]
     np.testing.assert_array_equal(whole, np.concatenate(parts))
     assert all(np.shares_memory(whole, np.asarray(part)) for part in parts)
-
-
-@pytest.mark.parametrize("size", [8, 6])  # all of a head of 8, and a part
-@pytest.mark.parametrize("precision", [mx.float32, mx.bfloat16])
-def test_pairs_turn_in_three_operations_to_the_bit(size, precision):
-    with mx.stream(mx.Device(mx.cpu)):
-        angles = mx.random.uniform(0, 6, (5, size // 2), key=mx.random.key(1))
-        cos, sin = mx.cos(angles), mx.sin(angles)
-        x = mx.random.normal((2, 3, 5, 8), key=mx.random.key(2)).astype(precision)
-        pairs = mx.stack([cos, cos], axis=-2), mx.stack([-sin, sin], axis=-2)
-        found = rotate_pairs(x, *(table[None] for table in pairs))
-        assert found.dtype == precision
-        assert mx.array_equal(found, rotate(x, cos, sin))
