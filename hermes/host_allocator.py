@@ -13,6 +13,7 @@ __all__ = ["keep_freed_memory", "return_freed_memory"]
 
 TRIM_THRESHOLD, MMAP_MAX = -1, -4  # M_TRIM_THRESHOLD and M_MMAP_MAX of malloc.h
 VARIABLES = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_MAX_")
+TUNABLES = ("malloc.mmap_threshold", "malloc.trim_threshold", "malloc.mmap_max")
 
 
 def keep_freed_memory(owner: object) -> bool:
@@ -22,7 +23,7 @@ def keep_freed_memory(owner: object) -> bool:
     as it is, and so is another C library.
     """
     tunables = os.environ.get("GLIBC_TUNABLES", "")
-    if "glibc.malloc." in tunables or any(name in os.environ for name in VARIABLES):
+    if any(name in tunables for name in TUNABLES) or any(name in os.environ for name in VARIABLES):
         return False
     library = ctypes.CDLL(None)
     if not hasattr(library, "gnu_get_libc_version"):

@@ -115,5 +115,11 @@ def test_the_users_setting_is_left_as_it_is(monkeypatch, name, value):
     assert not host_allocator.keep_freed_memory(owner)
 
 
+def test_settings_of_something_else_are_no_reason_to_free(monkeypatch, no_settings):
+    """Such as huge pages, or how many arenas there are."""
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1:glibc.malloc.arena_max=1")
+    assert host_allocator.keep_freed_memory(Owner())
+
+
 class Owner:
     """Something that can be collected."""
