@@ -14,11 +14,13 @@ values, R rotated size.
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 
 import mlx.core as mx
 from mlx.core import array as Array
 
+from hermes.numerics.query_blocks import list_query_blocks
 from hermes.spec import AttentionSpec, LayerNorm, NoNorm, RMSNorm
 from hermes.spec.parts import Norm
 from hermes_mlx import chunked_loss, loss
@@ -146,6 +148,27 @@ def attention_from_scores(
     and has no value. Sources: Vaswani et al. 2017, arXiv:1706.03762, eq. 1; Ainslie et al.
     2023, GQA, arXiv:2305.13245; Press et al. 2021, ALiBi, arXiv:2108.12409.
     """
+    T, S = q.shape[2], k.shape[2]
+    bias = None if slopes is None else ctx.alibi_bias(T, S, slopes)
+    mask = ctx.attention_mask(T, S, spec)
+
+    def weigh(scores: Array) -> Array:
+        return ctx.dropout(softmax(scores)[..., :S], spec.dropout, site)
+
+    return _mix_values(q, k, v, spec, bias, mask, sinks, weigh)
+
+
+def _mix_values(
+    q: Array,
+    k: Array,
+    v: Array,
+    spec: AttentionSpec,
+    bias: Array | None,
+    mask: Array | None,
+    sinks: Array | None,
+    weigh: Callable[[Array], Array],
+) -> Array:
+    """attention_from_scores, with the penalty (H, T, S) and the mask of these queries and keys."""
     B, H, T, D = q.shape
     K, S = k.shape[1], k.shape[2]
     q = q.reshape(B, K, H // K, T, D)  # beside the key head that they read, which is not copied
@@ -153,15 +176,14 @@ def attention_from_scores(
     scores = upcast(scores.reshape(B, H, T, S))
     if spec.softcap is not None:
         scores = soft_cap(scores, spec.softcap)
-    if slopes is not None:
-        scores = scores - ctx.alibi_bias(T, S, slopes)
-    mask = ctx.attention_mask(T, S, spec)
+    if bias is not None:
+        scores = scores - bias
     if mask is not None:
         scores = mx.where(mask, scores, -math.inf)
     if sinks is not None:
         column = mx.broadcast_to(sinks.astype(scores.dtype)[:, None, None], (B, H, T, 1))
         scores = mx.concatenate([scores, column], axis=-1)  # (B, H, T, S + 1)
-    p = ctx.dropout(softmax(scores)[..., :S], spec.dropout, site).astype(v.dtype)  # (B, H, T, S)
+    p = weigh(scores).astype(v.dtype)  # (B, H, T, S)
     return (p.reshape(B, K, H // K, T, S) @ v[:, :, None]).reshape(B, H, T, v.shape[-1])
 
 
@@ -189,8 +211,38 @@ def attention_plain(
     ctx: Context,
     site: int,
 ) -> Array:
-    """attention_from_scores, as fast as a CPU does it."""
-    return attention_from_scores(q, k, v, spec, slopes, sinks, ctx, site, softmax_plain)
+    """attention_from_scores, as fast as a CPU does it: of long rows in blocks of queries.
+
+    Not with dropout, whose masks are of the whole row.
+    """
+    T, S = q.shape[2], k.shape[2]
+    whole = ctx.is_decoding or T != S or not spec.causal or ctx.has_dropout(spec.dropout)
+    blocks = [] if whole else list_query_blocks(T, spec.window_size)
+    if len(blocks) < 2:
+        return attention_from_scores(q, k, v, spec, slopes, sinks, ctx, site, softmax_plain)
+    bias = None if slopes is None else ctx.alibi_bias(T, S, slopes)
+    mask = ctx.attention_mask(T, S, spec)
+    found = []
+    for start, end, first in blocks:
+        block = (..., slice(start, end), slice(first, end))
+        found.append(
+            _mix_values(
+                q[:, :, start:end],
+                k[:, :, first:end],
+                v[:, :, first:end],
+                spec,
+                None if bias is None else bias[block],
+                None if mask is None else mask[block],
+                sinks,
+                partial(_weigh_keys, end - first),
+            )
+        )
+    return mx.concatenate(found, axis=2)
+
+
+def _weigh_keys(keys: int, scores: Array) -> Array:
+    """The weights of the keys, which a sink may follow. (..., S + 1) -> (..., S)."""
+    return softmax_plain(scores)[..., :keys]
 
 
 def attention(

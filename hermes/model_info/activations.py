@@ -11,7 +11,11 @@ key/value heads, D head size, E that of values, F feed-forward size; a the bytes
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from hermes.model_info.attention_activations import count_attention_bytes, is_written_out
+from hermes.model_info.attention_activations import (
+    count_attention_bytes,
+    count_mlx_scores,
+    is_written_out,
+)
 from hermes.model_info.layer_shape import (
     ALL_TRAINED,
     BITS,
@@ -107,7 +111,7 @@ def _count_mlx_working(block: BlockSpec, C: int, shape: Shape) -> int:
     if block.ffn is not None:
         working += 7 * shape.activation * N * block.ffn.hidden_size
     if block.attention is not None:
-        working += 3 * wide * N * block.attention.num_heads * shape.seq_len
+        working += 3 * wide * count_mlx_scores(block.attention, shape)
     return working
 
 

@@ -1,9 +1,10 @@
 """What an attention keeps for its backward pass; see activations.py, also for the letters."""
 
 from hermes.model_info.layer_shape import BITS, LayerTraining, Shape, count_norm_bytes
+from hermes.numerics.query_blocks import count_block_scores
 from hermes.spec import Alibi, AttentionSpec, BlockSpec
 
-__all__ = ["count_attention_bytes", "is_unfused", "is_written_out"]
+__all__ = ["count_attention_bytes", "count_mlx_scores", "is_unfused", "is_written_out"]
 
 # Of the kernel for every form, and of the one for documents: hermes_torch/fused_attention.py.
 LEAST_HEAD_SIZE = 16
@@ -83,6 +84,7 @@ def count_attention_bytes(
     scores = B * H * T * T
     drops = bool(shape.dropout and attention.dropout)
     if not shape.is_torch:
+        scores = count_mlx_scores(attention, shape)
         kept += scores * wide * (1 + (attention.softcap is not None))
         kept += scores * a  # probabilities, as the product with values reads them
         return kept + scores * BITS * drops
@@ -101,6 +103,15 @@ def count_attention_bytes(
     # Probabilities as the product with values reads them, where that are others.
     kept += scores * (a * (a < wide) + (BITS + wide * (a == wide)) * drops)
     return kept + BITS * T * T * (B if shape.document_mask else 1)
+
+
+def count_mlx_scores(attention: AttentionSpec, shape: Shape) -> int:
+    """Count the scores that MLX computes: on a CPU of causal blocks, but with dropout."""
+    B, H, T = shape.batch_size, attention.num_heads, shape.seq_len
+    drops = shape.dropout and attention.dropout
+    if shape.device != "cpu" or shape.activation == 8 or not attention.causal or drops:
+        return B * H * T * T
+    return B * H * count_block_scores(T, attention.window_size)
 
 
 def _is_plain_product(attention: AttentionSpec, shape: Shape) -> bool:
