@@ -63,10 +63,12 @@ THREADS = re.compile(
     r"can.t start new thread|cannot create thread|resource temporarily unavailable", re.IGNORECASE
 )
 # What compilers leave behind that were sent the terminal's Ctrl-C: GCC's words, those of a Python
-# worker, and what MLX says of a process that SIGINT or SIGTERM ended.
+# worker, and what MLX says of a process that SIGINT or SIGTERM ended. Where its shell ends by the
+# signal before the compiler does, MLX takes that for success and misses what should be there.
 ENDED = re.compile(
     r"KeyboardInterrupt|(Interrupt|Terminated) signal terminated program"
     r"|with return code (2|15|130|143):"
+    r"|Could not load C\+\+ shared library .*: No such file or directory"
 )
 ENDING = (-2, -15, 130, 143)  # by SIGINT or SIGTERM, also as a shell says it
 

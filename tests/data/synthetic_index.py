@@ -5,6 +5,8 @@ import numpy as np
 from hermes.data.document_index import INDEX
 from hermes.data.prepared.manifest import Shard, make_manifest
 
+NO_HASH = "0" * 64  # nobody looks
+
 
 def write_synthetic_index(folder, documents, shards):
     """A folder of prepared tokens, 300 a document: a real index, and holes for ids."""
@@ -17,9 +19,14 @@ def write_synthetic_index(folder, documents, shards):
         (folder / f"00000-{number:05}.idx").write_bytes(rows.tobytes())
         with open(folder / f"00000-{number:05}.bin", "wb") as file:
             file.truncate(each * 300 * 2)
-        described.append(Shard(f"00000-{number:05}", each * 300, each, 0, 0, "", "", ""))
-    source = {"name": "a.jsonl", "kind": "jsonl", "size": 0}
-    facts = {"fingerprint": "f", "dtype": "<u2", "tokens": documents * 300, "documents": documents,
-             "text_bytes": 0, "largest": 0, "options": {"documents": "file"}, "plan": [source],
-             "sources": [source]}  # fmt: skip
+        described.append(Shard(f"00000-{number:05}", each * 300, each, 0, 0, *[NO_HASH] * 3))
+    plan = {"name": "a.jsonl", "kind": "jsonl", "size": 0}
+    source = {"name": "a.jsonl", "size": 0, "sha256": NO_HASH, "of": "a.jsonl"}
+    facts = {
+        **{"fingerprint": NO_HASH, "dtype": "<u2", "text_bytes": 0, "largest": 0},
+        **{"tokens": documents * 300, "documents": documents},
+        "tokenizer": {"fingerprint": NO_HASH, "eos_id": 0, "beginning": []},
+        "options": {"documents": "file"},
+        **{"plan": [plan], "sources": [source]},
+    }
     (folder / "manifest.json").write_bytes(make_manifest(facts, described))

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import click
 import pytest
@@ -235,17 +234,21 @@ def test_a_rank_in_an_endless_loop_leaves_its_stack(corpus, tmp_path, planted, h
 
 @pytest.mark.long
 @pytest.mark.parametrize("how", [MLX, TORCH], ids=str)
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
-def test_a_lost_process_ends_all_within_the_limit_and_is_named(corpus, tmp_path, how, number):
-    """Ten seconds here; at the default of 45 it takes as much longer, and less than a minute."""
+@pytest.mark.parametrize(
+    ("number", "limit"),
+    [(signal.SIGKILL, "1800"), (signal.SIGSTOP, "10")],
+    ids=["killed", "stopped"],
+)
+def test_a_lost_process_ends_all_within_the_limit_and_is_named(
+    corpus, tmp_path, how, number, limit
+):
+    """One that ends is missed at once, whatever the limit; one that does nothing, at the limit."""
     run = tmp_path / "run"
-    process, pids = begun(corpus, run, *how, "--peer-timeout", "10")
+    process, pids = begun(corpus, run, *how, "--peer-timeout", limit)
     try:
         os.kill(pids[1], number)
-        since = time.monotonic()
         _, said = process.communicate(timeout=WAIT)
         assert process.returncode == 76, said
-        assert time.monotonic() - since < (25 if number == signal.SIGSTOP else 15)
         assert said.count("Error: ") == 1
         assert "rank 1" in said
         assert f"process {pids[1]})" in said

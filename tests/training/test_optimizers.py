@@ -189,6 +189,12 @@ class TestCooldown:
         for name, value in slots(whole.checkpoint).items():
             np.testing.assert_array_equal(slots(resumed.checkpoint)[name], value)
 
+    def test_a_fall_of_no_step_is_refused(self, go):
+        go("long", schedule="constant", max_steps=10, save_every=6)
+        with pytest.raises(HermesError, match=r"max_steps is 6, and .* is of step 6"):
+            go("short", schedule="wsd", max_steps=6,
+               cooldown_from=go.folder / "long/step-00000006")  # fmt: skip
+
     @pytest.mark.parametrize(
         ("schedule", "step", "why"),
         [

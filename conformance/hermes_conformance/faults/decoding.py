@@ -2,8 +2,6 @@
 
 from dataclasses import replace
 
-import numpy as np
-
 from hermes.inference import decoding, prompt_cache
 from hermes.inference.engine import Engine
 from hermes.inference.prefixes import PrefixStore
@@ -186,21 +184,21 @@ def _keep_in_bfloat16(patcher: Patcher) -> None:
 
 
 def _swap_heads_in_bfloat16(patcher: Patcher) -> None:
-    """A kept row in bfloat16 has the other head's keys and values, and gives them to the other."""
+    """A kept row in bfloat16 has the other head's keys and values, and gives them to the other.
+
+    As it leaves the backend, which may itself keep keys and values in another type.
+    """
 
     def wrap(original):
         def faulty(self, row):
-            tensors = original(self, row)
-            return {
-                name: patcher.gather(tensor, np.array([1, 0]))
-                if str(tensor.dtype).endswith("bfloat16")
-                else tensor
-                for name, tensor in tensors.items()
-            }
+            found = original(self, row)
+            if self._runtime.options.precision != "bfloat16":
+                return found
+            return {name: part[[1, 0]] for name, part in found.items()}
 
         return faulty
 
-    patcher.wrap_method("cache", "RowCache", "read_row", wrap)
+    patcher.wrap_method("row_decoder", "RowDecoder", "read_row", wrap)
 
 
 def _make_fault(name: str, law: str, case: str, plant: Plant, only: str | None = None) -> Fault:

@@ -70,7 +70,9 @@ def make_cases(long: bool = False) -> tuple[Case, ...]:
     cases.append(Case("slices.next token/hot", large, draw_hot, A=1, B=3, T=30))
     uneven = Case("slices.weighted/hot", large, draw_hot, A=1, B=3, T=30, weighted=True)
     cases.append(replace(uneven, recipe=replace(RECIPE, z_loss=0.02)))
-    cases.append(Case("slices.pairs/hot", large, draw_hot, A=1, B=4, T=44, recipe=pairs))
+    # T is chosen as cases of tolerance.NORM_32 are: the reference BLAS sums the vocabulary's terms
+    # from left to right, which moves an element by 1.7e-3 at T = 44, and by 3.2e-4 here.
+    cases.append(Case("slices.pairs/hot", large, draw_hot, A=1, B=4, T=48, recipe=pairs))
     # Sums of so many terms that another order of them shows.
     wide = make_spec(ffn=FfnSpec(WIDE * 5 // 2), hidden_size=WIDE)
     cases.append(Case("preference.wide/hot", wide, draw_hot, A=1, B=4, T=32, recipe=pairs))

@@ -1,5 +1,9 @@
 """mx.compile that fails is done without; memory and interrupts are no failures of it."""
 
+import os
+import shutil
+import subprocess
+import sys
 import warnings
 
 import mlx.core as mx
@@ -51,6 +55,31 @@ def test_memory_and_interrupts_are_passed_on(compiler, text, kind):
         warnings.filterwarnings("error", message="mx.compile failed")
         with pytest.raises(kind):
             make_learner("mlx", make_spec(), options=COMPILED).grads(make_batch())
+
+
+# In the place of g++: as at a signal that the shell, by which MLX starts it, dies of first.
+ENDS_ITS_SHELL = """#!/bin/sh
+[ "$1" = --version ] && exec {compiler} "$@"
+kill -s TERM $PPID
+"""
+COMPILE = """
+import hermes_mlx, mlx.core as mx
+from hermes_mlx.compiler import compile_function
+mx.set_default_device(mx.cpu)
+compile_function(lambda x: mx.exp(x) * x + 1)(mx.ones(3))
+"""
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="MLX compiles for CPUs with g++")
+def test_a_shell_that_a_signal_ends_is_an_interrupt(tmp_path):
+    """MLX misses what the compiler did not write, and says nothing of a signal."""
+    (tmp_path / "g++").write_text(ENDS_ITS_SHELL.format(compiler=shutil.which("g++")))
+    (tmp_path / "g++").chmod(0o755)
+    here = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "TMPDIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILE], env=os.environ | here, capture_output=True, text=True
+    )
+    assert done.stderr.splitlines()[-1] == "KeyboardInterrupt", done.stderr
 
 
 INTERRUPTED = RuntimeError(f"{FAILED}return code 143: ")
