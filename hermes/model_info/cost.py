@@ -7,9 +7,18 @@ backend and are not counted.
 from dataclasses import dataclass
 
 from hermes.numerics.params import list_parameters
+from hermes.numerics.row_layout import count_key_numbers
 from hermes.spec import AttentionSpec, ModelSpec
 
-__all__ = ["PARTS", "Cost", "compute_cost", "count_flops", "count_matmul_weights"]
+__all__ = [
+    "BYTES",
+    "PARTS",
+    "Cost",
+    "compute_cost",
+    "count_flops",
+    "count_matmul_weights",
+    "find_cache_type",
+]
 
 PARTS = ("embeddings", "positions", "attention", "ffn", "norms", "head")
 BYTES = {"float32": 4, "bfloat16": 2}
@@ -61,6 +70,15 @@ def compute_cost(spec: ModelSpec) -> Cost:
     return Cost(total, parts, arithmetic, kv, memory)
 
 
+def find_cache_type(backend: str, device: str, precision: str) -> str:
+    """The type of keys and values when a model decodes: on a CPU torch keeps no 16 bits.
+
+    float64's count as float32.
+    """
+    is_wide = (backend, device) == ("torch", "cpu")
+    return "float32" if is_wide or precision not in ("bfloat16", "float16") else "bfloat16"
+
+
 def count_matmul_weights(spec: ModelSpec) -> int:
     """Count the weights that multiply each token: all projections, and the head, tied or not."""
     projections = sum(
@@ -108,4 +126,4 @@ def _count_keys_of_last_token(attention: AttentionSpec, length: int) -> int:
 
 def _count_kv_elements(spec: ModelSpec) -> int:
     """Count the elements that a token adds to the KV cache: K (D + E) for each attention."""
-    return sum(a.kv_heads * (a.head_size + a.value_size) for a in spec.attentions)
+    return sum(count_key_numbers(attention) for attention in spec.attentions)
