@@ -7,7 +7,6 @@ backend and are not counted.
 from dataclasses import dataclass
 
 from hermes.numerics.params import list_parameters
-from hermes.numerics.row_layout import count_key_numbers
 from hermes.spec import AttentionSpec, ModelSpec
 
 __all__ = [
@@ -126,4 +125,4 @@ def _count_keys_of_last_token(attention: AttentionSpec, length: int) -> int:
 
 def _count_kv_elements(spec: ModelSpec) -> int:
     """Count the elements that a token adds to the KV cache: K (D + E) for each attention."""
-    return sum(count_key_numbers(attention) for attention in spec.attentions)
+    return sum(a.kv_heads * (a.head_size + a.value_size) for a in spec.attentions)
