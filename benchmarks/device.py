@@ -90,6 +90,9 @@ def run_part(name, setting, limit, interruption):
             figures["trouble"] = "interrupted"
         elif late or child.returncode:
             ended = f"failed with exit code {child.returncode}"
+            if child.returncode == StorageError.exit_code:
+                where = Path(folder).parent
+                ended = f"{where} could not be written (TMPDIR chooses another folder)"
             figures["trouble"] = late or figures.get("trouble", ended)
         figures["seconds"] = round(time.perf_counter() - began, 1)
         return figures
@@ -108,7 +111,11 @@ def serve_part(name, setting, path):
         PARTS[name](setting, keep)
     except Exception as error:
         traceback.print_exc()
-        write_json(path, {**found, "trouble": describe_error(error)})
+        try:
+            write_json(path, {**found, "trouble": describe_error(error)})
+        except StorageError as full:
+            print(f"Error: {full}", file=sys.stderr)
+            sys.exit(full.exit_code)
         sys.exit(1)
 
 
@@ -166,6 +173,10 @@ def main():
     asked = parse_arguments()
     # Read once, when MLX is loaded: conformance judges float32, not tf32.
     os.environ.setdefault("MLX_ENABLE_TF32", "0")
+    try:
+        tempfile.gettempdir()
+    except OSError as error:
+        sys.exit(f"Error: {error.strerror}; choose a folder that can be written with TMPDIR")
     try:
         setting = Setting.choose(asked.backend, asked.device, small=asked.small)
     except HermesError as error:

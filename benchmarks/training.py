@@ -6,8 +6,10 @@
 Every library trains the same Llama on the same batch: the loop that nanoGPT has, transformers,
 litgpt and mlx-lm, those of them that this Python has. Each is a process of its own, eager and
 compiled, so that its peak memory is its own; one at a time takes a step while the others wait,
-round by round. Printed are medians, and for each of ours its speed over the best peer's in any
-mode: of torch's peers for torch, of mlx-lm for MLX. Only ratios can be compared between machines.
+round by round. Printed are medians of tokens/s by the clock and of a step's seconds on the CPU, of
+all threads, which others' work changes less; and for each of ours its speed over the best peer's in
+any mode: of torch's peers for torch, of mlx-lm for MLX. Only ratios can be compared between
+machines.
 """
 
 import argparse
@@ -70,15 +72,19 @@ def make_step(name, chosen, mode):
 
 
 def serve_steps(chosen, name, mode):
-    """Take a step for every line of standard input and answer its seconds; at the end, the peak."""
+    """Take a step for every line of standard input; answer its seconds by the clock and of the CPU.
+
+    At the end, the peak memory.
+    """
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a library prints is not an answer
     step = make_step(name, chosen, mode)
     print("ready", file=answers, flush=True)
     for _ in sys.stdin:
-        start = time.perf_counter()
+        start, worked = time.perf_counter(), time.process_time()
         step()
-        print(time.perf_counter() - start, file=answers, flush=True)
+        seconds = time.perf_counter() - start, time.process_time() - worked
+        print(*seconds, file=answers, flush=True)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, file=answers, flush=True)
 
 
@@ -101,10 +107,10 @@ class Contender:
         return line.strip()
 
     def take_step(self):
-        """Take one step and return its seconds."""
+        """Take one step and return its seconds, by the clock and of the CPU."""
         self._process.stdin.write("\n")
         self._process.stdin.flush()
-        return float(self._read())
+        return tuple(map(float, self._read().split()))
 
     def end(self):
         """End the process and return its peak memory in bytes."""
@@ -157,7 +163,8 @@ def print_results(ran, tokens):
     best = {}
     for one in ran:
         kind = OURS.get(one.name) or ("mlx" if one.name == "mlx-lm" else "torch")
-        one.kind, one.median = kind, statistics.median(one.seconds)
+        one.kind = kind
+        one.median, one.worked = map(statistics.median, zip(*one.seconds, strict=True))
         if one.name not in OURS:
             best[kind] = min(best.get(kind, one.median), one.median)
     for one in ran:
@@ -165,8 +172,8 @@ def print_results(ran, tokens):
         if one.name in OURS and one.kind in best:
             ratio = f"{best[one.kind] / one.median:.2f} times the best peer"
         speed, peak = tokens / one.median, one.end() / 1e6
-        line = f"  {one.name:16}{one.mode:9}{speed:9,.0f} tokens/s  {peak:7,.0f} MB  {ratio}"
-        print(line.rstrip(), flush=True)
+        line = f"  {one.name:16}{one.mode:9}{speed:9,.0f} tokens/s  {one.worked:7.2f} CPU s a step"
+        print(f"{line}  {peak:7,.0f} MB  {ratio}".rstrip(), flush=True)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from hermes.arguments import convert_arguments, name_own_arguments
 from hermes.call_display import display_call
 from hermes.data.checking import CheckOptions, Findings, RunPlan, check_text
 from hermes.data.document_reader import TextFormat
+from hermes.data.file_names import read_names, require_present
 from hermes.data.prepared import (
     Part,
     PreparationOptions,
@@ -85,6 +86,7 @@ def prepare(
                 raise HermesError("no data: give data=FILE, a folder or a list of files")
             if tokenizer is None:
                 raise HermesError("no tokenizer: give --tokenizer FILE")
+            require_present(read_names(data))
             made = tokenizer if isinstance(tokenizer, Tokenizer) else load_tokenizer(tokenizer)
             result = prepare_tokens(
                 data,
@@ -150,6 +152,7 @@ def check_data(
     a = convert_arguments(check_data, locals())
     if not data:
         raise HermesError("no data: give data=FILE, a folder or a list of files")
+    require_present([*read_names(data), *(read_names(val_data) if val_data else ())])
     settings: dict[str, Any] | None = None
     made = tokenizer
     if made is not None and not isinstance(made, Tokenizer):

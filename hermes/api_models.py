@@ -8,6 +8,7 @@ from hermes.arguments import convert_arguments, name_own_arguments
 from hermes.errors import HermesError
 from hermes.interop.convert import Conversion
 from hermes.interop.convert import convert as write_converted
+from hermes.interop.model_folder import require_new_folder
 from hermes.interop.open_model import open_model
 from hermes.stage_display import show_progress
 
@@ -95,6 +96,7 @@ def merge(
     where = Path(config) if config else None
     ignored = a["ignore_fields"]
     source = Path(checkpoint)
+    require_new_folder(Path(output))
     if adapter is None and not open_model(source, config=where, ignore_fields=ignored).adapted:
         raise HermesError(f"{checkpoint} has no adapters to merge; give them with --adapter DIR")
     return _write(checkpoint, output, adapter, a | {"backend": "auto"})

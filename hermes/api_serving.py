@@ -1,5 +1,6 @@
 """The public function that serves a model."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +10,8 @@ from hermes.arguments import convert_arguments, name_own_arguments
 from hermes.errors import HermesError
 from hermes.inference.decoding import CONTEXT_OVERFLOWS
 from hermes.inference.engine import Engine
+from hermes.model_info.devices import choose_device, choose_precision
+from hermes.model_info.fitting import check_cache
 from hermes.model_info.memory import explain_out_of_memory
 from hermes.tokenizer import Tokenizer
 
@@ -69,6 +72,17 @@ def open_served_model(
         )
     base, model, chosen = open_chat_model(checkpoint, a)
     doing, advice = f"serving {base.spec.name}", "fewer --rows or a shorter --context"
+    longest = base.spec.max_seq_len
+    for note in check_cache(
+        chosen,
+        base.spec,
+        choose_device(chosen, device),
+        choose_precision(precision, chosen, device),
+        (rows, min(context or longest, longest)),
+        force=force,
+        advice=f"choose {advice}",
+    ):
+        warnings.warn(note, stacklevel=2)
     with explain_out_of_memory(doing, advice, chosen, device):
         engine = Engine(
             model,

@@ -11,7 +11,11 @@ import weakref
 
 __all__ = ["keep_freed_memory", "return_freed_memory"]
 
-TRIM_THRESHOLD, MMAP_MAX = -1, -4  # M_TRIM_THRESHOLD and M_MMAP_MAX of malloc.h
+# M_TRIM_THRESHOLD, M_MMAP_THRESHOLD and M_MMAP_MAX of malloc.h
+TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4
+# What they are without us, the thresholds as they come to be once an array of 32 MiB was freed.
+DEFAULTS = {MMAP_MAX: 65536, MMAP_THRESHOLD: 32 << 20, TRIM_THRESHOLD: 64 << 20}
+_owners: "list[weakref.finalize[..., object]]" = []  # of the process, as glibc's settings are
 VARIABLES = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_MAX_")
 TUNABLES = ("malloc.mmap_threshold", "malloc.trim_threshold", "malloc.mmap_max")
 
@@ -19,8 +23,9 @@ TUNABLES = ("malloc.mmap_threshold", "malloc.trim_threshold", "malloc.mmap_max")
 def keep_freed_memory(owner: object) -> bool:
     """Let glibc keep what is freed for what comes next; whether it does.
 
-    What nothing uses then is given back once `owner` is collected. The user's own setting is left
-    as it is, and so is another C library.
+    Until `owner` is collected, and the others that have asked: what nothing uses then is given
+    back, and the process goes on by glibc's own settings. The user's setting is left as it is, and
+    so is another C library.
     """
     tunables = os.environ.get("GLIBC_TUNABLES", "")
     if any(name in tunables for name in TUNABLES) or any(name in os.environ for name in VARIABLES):
@@ -31,8 +36,18 @@ def keep_freed_memory(owner: object) -> bool:
     # No array is mapped by itself, and the end of the heap, however long, is not given back.
     library.mallopt(MMAP_MAX, 0)
     library.mallopt(TRIM_THRESHOLD, -1)
-    weakref.finalize(owner, return_freed_memory)
+    _owners.append(weakref.finalize(owner, _let_go))
     return True
+
+
+def _let_go() -> None:
+    """Give back what is kept, and keep no more where no owner is left."""
+    _owners[:] = [one for one in _owners if one.alive]
+    if not _owners:
+        library = ctypes.CDLL(None)
+        for name, value in DEFAULTS.items():
+            library.mallopt(name, value)
+    return_freed_memory()
 
 
 def return_freed_memory() -> None:

@@ -14,11 +14,11 @@ from collections.abc import Callable
 import mlx.core as mx
 
 from hermes.formatting import format_with_unit
-from hermes.numerics.row_layout import find_windows
+from hermes.numerics.row_layout import count_key_numbers
 from hermes.process_limits import list_process_limits
-from hermes.spec import AttentionSpec, BlockSpec, ModelSpec
+from hermes.spec import BlockSpec, ModelSpec
 
-__all__ = ["count_cache_bytes", "count_joined_bytes", "count_pass_bytes", "require_room"]
+__all__ = ["count_joined_bytes", "count_pass_bytes", "require_room"]
 
 # For what takes memory beside arrays: stacks and arenas of threads, buffers of BLAS.
 MARGIN = 32 << 20
@@ -45,16 +45,6 @@ def require_room(device: mx.Device, count: Callable[[], int]) -> None:
             raise MemoryError(f"MLX needs {needed} more, and {limit.name} leaves {left}")
 
 
-def count_cache_bytes(spec: ModelSpec, rows: int, capacity: int, a: int) -> int:
-    """Count the bytes of the buffers of a KV cache, which are allocated once."""
-    windows, found = find_windows(spec, capacity), 0
-    for layer, window in zip(spec.layers, windows, strict=True):
-        if layer.attention is not None:
-            places = capacity if window is None else 2 * window
-            found += rows * places * _count_key_numbers(layer.attention)
-    return a * found
-
-
 def count_pass_bytes(
     spec: ModelSpec, B: int, T: int, S: int, a: int, num_logits: int, *, scores: bool = False
 ) -> int:
@@ -78,15 +68,10 @@ def count_joined_bytes(spec: ModelSpec, a: int) -> int:
     for block in spec.layers:
         if block.attention is not None:
             one = block.attention
-            widths.append(one.num_heads * one.head_size + _count_key_numbers(one))
+            widths.append(one.num_heads * one.head_size + count_key_numbers(one))
         if block.ffn is not None:
             widths.append((1 + block.ffn.gated) * block.ffn.hidden_size)
     return a * spec.hidden_size * max(widths)
-
-
-def _count_key_numbers(attention: AttentionSpec) -> int:
-    """The numbers of a token's keys and values."""
-    return attention.kv_heads * (attention.head_size + attention.value_size)
 
 
 def _count_layer(block: BlockSpec, C: int, B: int, T: int, S: int, a: int) -> int:
@@ -95,7 +80,7 @@ def _count_layer(block: BlockSpec, C: int, B: int, T: int, S: int, a: int) -> in
     found = HIDDEN * wide * N * C
     if block.attention is not None:
         one = block.attention
-        H, numbers = one.num_heads, _count_key_numbers(one)
+        H, numbers = one.num_heads, count_key_numbers(one)
         found += HEADS * a * N * (H * (one.head_size + one.value_size) + numbers)
         found += SCORES * wide * B * H * T * S + 2 * a * B * S * numbers
     if block.ffn is not None:

@@ -19,6 +19,7 @@ from hermes.numerics.frozen import FrozenWeights
 from hermes.numerics.lora import list_adapter_tensors
 from hermes.numerics.params import list_parameters
 from hermes.numerics.positions import segment_positions
+from hermes.numerics.row_layout import count_cache_bytes
 from hermes.recipe import Lora
 from hermes.spec import ModelSpec
 from hermes_mlx import FAST_BLAS
@@ -31,12 +32,7 @@ from hermes_mlx.loss import upcast
 from hermes_mlx.model import Linear, Transformer
 from hermes_mlx.ops import EXACT, FAST, PLAIN
 from hermes_mlx.pair_groups import PairLayout
-from hermes_mlx.pass_memory import (
-    count_cache_bytes,
-    count_joined_bytes,
-    count_pass_bytes,
-    require_room,
-)
+from hermes_mlx.pass_memory import count_joined_bytes, count_pass_bytes, require_room
 from hermes_mlx.products import suit_borrowed_blas
 
 DTYPES = {

@@ -10,19 +10,19 @@ from hermes.numerics.row_layout import ROW_PARTS, Move, RowLayout, RowPass
 Windows = tuple[int | None, ...]
 
 
-def choose_cache_type(new: Array) -> torch.dtype:
-    """The type in which keys or values like these are kept.
+def choose_cache_type(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """The type in which keys or values that a pass computes in `dtype` are kept.
 
     On a CPU float32 for those in 16 bits: attention of a single query takes 1.4 to 3 times as long
     in bfloat16, in which its kernel has no vectors (benchmarks/attention.py, torch 2.13).
     """
-    return torch.float32 if new.device.type == "cpu" and new.itemsize == 2 else new.dtype
+    return torch.float32 if device.type == "cpu" and dtype.itemsize == 2 else dtype
 
 
-def allocate(new: Array, size: int, rows: int | None = None) -> Array:
-    """A buffer of `size` places a row, by default as many rows, for keys or values (B, K, T, D)."""
-    shape = (rows or new.shape[0], new.shape[1], size, new.shape[3])
-    return new.new_empty(shape, dtype=choose_cache_type(new))
+def allocate(new: Array, size: int) -> Array:
+    """A buffer of `size` places a row for keys or values (B, K, T, D)."""
+    shape = (*new.shape[:2], size, new.shape[3])
+    return new.new_empty(shape, dtype=choose_cache_type(new.dtype, new.device))
 
 
 class KVCache:
@@ -73,15 +73,34 @@ def move_tokens(buffer: Array, moves: Iterable[Move]) -> None:
 
 
 class RowCache:
-    """Keys and values of rows of different lengths, in buffers that are allocated once.
+    """Keys and values of rows of different lengths, in buffers that are allocated here.
 
-    A pass begins with `begin`; what it writes and reads is in `current`.
+    So what does not fit in memory is refused before a text begins. A pass begins with `begin`; what
+    it writes and reads is in `current`. dtype: in which a pass computes keys and values. spare:
+    places of each buffer that no row has.
     """
 
-    def __init__(self, layout: RowLayout):
+    def __init__(
+        self, layout: RowLayout, dtype: torch.dtype, device: torch.device, *, spare: int = 0
+    ):
         self.layout = layout
         self.current: RowPass | None = None
-        self._layers: list[tuple[Array, Array] | None] = [None] * len(layout.windows)
+        kept = choose_cache_type(dtype, device)
+        self._layers: list[tuple[Array, Array] | None] = []
+        for block, window in zip(layout.spec.layers, layout.windows, strict=True):
+            one = block.attention
+            if one is None:
+                self._layers.append(None)
+                continue
+            shape = layout.rows, one.kv_heads, layout.get_size(window) + spare
+            keys = torch.empty((*shape, one.head_size), dtype=kept, device=device)
+            values = torch.empty((*shape, one.value_size), dtype=kept, device=device)
+            self._layers.append((keys, values))
+        # Once all of them are had: a system gives a page when it is written to. Zeros, since masked
+        # places count 0 times what is there, which must be a number.
+        for buffers in self._layers:
+            for buffer in buffers or ():
+                buffer.zero_()
         self._rows = torch.empty(0)
         self._index: dict[int | None, Array] = {}  # of where a pass of single tokens writes
 
@@ -101,10 +120,8 @@ class RowCache:
         current = self.current
         assert current is not None, "the pass has begun"
         window = self.layout.windows[layer]
-        buffers = self._layers[layer]
-        if buffers is None:
-            buffers = self._layers[layer] = self._allocate(self.layout.get_size(window), k, v)
-        width = current.widths[window]
+        buffers, width = self._layers[layer], current.widths[window]
+        assert buffers is not None, "the layer has attention"
         read = []
         for buffer, new in zip(buffers, (k, v), strict=True):
             move_tokens(buffer, current.moves[window])
@@ -118,12 +135,6 @@ class RowCache:
             rows = self._rows if current.span is None else current.span
             read.append(buffer[:, :, :width][rows])
         return read[0], read[1]
-
-    def _allocate(self, size: int, k: Array, v: Array) -> tuple[Array, Array]:
-        """Buffers of `size` places a row for keys and values like these."""
-        keys, values = (allocate(new, size, self.layout.rows) for new in (k, v))
-        # Zeros, since masked places count 0 times what is there, which must be a number.
-        return keys.zero_(), values.zero_()
 
     def open_row(self, row: int, source: int, length: int) -> None:
         """Copy what is kept of the first `length` tokens of a row, and clear what follows them."""

@@ -106,7 +106,11 @@ class RowDecoder:
     def __init__(self, runtime: Runtime, rows: int, capacity: int):
         self._runtime = runtime
         self._layout = RowLayout(runtime.spec, rows, capacity)
-        self._cache = RowCache(self._layout)
+        with torch.inference_mode():
+            self._cache = self._make_cache()
+
+    def _make_cache(self) -> RowCache:
+        return RowCache(self._layout, self._runtime.dtype, self._runtime.device)
 
     @torch.inference_mode()
     def open_row(
@@ -151,7 +155,6 @@ class RowDecoder:
     ) -> bool:
         """Begin a row with what `read_row` gave, as `KeepsRows` says."""
         self.open_row(row, self._layout.capacity)
-        self.advance([row], np.zeros((1, 1), np.int32), [1])  # which makes the buffers
         kept = check_row_tensors(self.read_row(row), tensors, len(self._layout.windows))
         if not self._layout.restore(row, capacity, length, kept):
             self.open_row(row, self._layout.capacity)

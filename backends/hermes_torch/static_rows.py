@@ -113,8 +113,8 @@ class StepInputs:
 class StaticRowCache(RowCache):
     """A RowCache whose buffers have a place more, for what rows that are not read write."""
 
-    def _allocate(self, size: int, k: Array, v: Array) -> tuple[Array, Array]:
-        return super()._allocate(size + 1, k, v)
+    def __init__(self, layout: RowLayout, dtype: torch.dtype, device: torch.device):
+        super().__init__(layout, dtype, device, spare=1)
 
     def move(self, current: RowPass) -> None:
         """Move the last tokens of windows that are full, of all layers, before a step."""
@@ -127,8 +127,7 @@ class StaticRowCache(RowCache):
     ) -> tuple[Array, Array]:
         """Write a token of every row; read `width` places. (R, K, 1, D) -> (R, K, S, D), ..."""
         window, buffers = self.layout.windows[layer], self._layers[layer]
-        if buffers is None:
-            buffers = self._layers[layer] = self._allocate(self.layout.get_size(window), k, v)
+        assert buffers is not None, "the layer has attention"
         for buffer, new in zip(buffers, (k, v), strict=True):
             buffer[inputs.rows, :, inputs.places[window]] = new[:, :, 0].to(buffer.dtype)
         return buffers[0][:, :, :width], buffers[1][:, :, :width]
@@ -205,11 +204,13 @@ class StaticRowDecoder(RowDecoder):
 
     def __init__(self, runtime: Runtime, rows: int, capacity: int):
         super().__init__(runtime, rows, capacity)
-        self._cache = StaticRowCache(self._layout)
         with torch.inference_mode():
             self._inputs = StepInputs(self._layout, runtime.device)
         self._graphs = StepGraphs(runtime.device, captures=runtime.options.compile is not False)
         self._copies = HostCopies(runtime.device)
+
+    def _make_cache(self) -> StaticRowCache:
+        return StaticRowCache(self._layout, self._runtime.dtype, self._runtime.device)
 
     @torch.inference_mode()
     def choose(

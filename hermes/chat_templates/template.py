@@ -124,6 +124,16 @@ class Template:
         )
 
 
+def require_template(file: str | Path) -> None:
+    """Refuse a template that is not there, before anything is loaded. Raises DataError."""
+    if not Path(file).exists():
+        raise DataError(_describe_missing(file))
+
+
+def _describe_missing(file: str | Path) -> str:
+    return f"{file}: no such template; check the name"
+
+
 def choose_template(
     config: Mapping[str, Any] | None,
     *,
@@ -146,7 +156,7 @@ def choose_template(
         try:
             return make(_read_template(Path(file)), str(file))
         except FileNotFoundError:
-            raise DataError(f"{file}: no such template; check the name") from None
+            raise DataError(_describe_missing(file)) from None
         except OSError as error:
             raise StorageError(f"cannot read {file}: {explain_os_error(error)}") from error
     source = (config or {}).get("chat_template")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from hermes.chat_templates.encoder import ChatEncoder
-from hermes.chat_templates.template import Template, choose_template
+from hermes.chat_templates.template import Template, choose_template, require_template
 from hermes.checkpoint.compatibility import describe_tokens_beyond
 from hermes.errors import CheckpointError, HermesError
 from hermes.finetuning.initial_adapter import InitialAdapter, make_initial_adapter
@@ -127,6 +127,8 @@ def open_base_model(
     tokens that training writes and whose rows were never trained start there, too; otherwise they
     are only named. The notes tell the user of all this. Raises HermesError.
     """
+    if isinstance(template, str | Path):  # before anything is asked of the Hub
+        require_template(template)
     source = open_model(
         Path(checkpoint),
         config=Path(config) if config else None,

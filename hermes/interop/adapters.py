@@ -15,12 +15,18 @@ from hermes.formatting import format_count
 from hermes.interface import Array, LazyTensors, Tensors
 from hermes.interop.class_adapters import open_any_adapter
 from hermes.interop.companions import read_companions
-from hermes.interop.hub import resolve_hub_path
+from hermes.interop.hub import parse_hub_name, resolve_hub_path
 from hermes.interop.open_model import StoredModel, note_skipped
 from hermes.numerics.merging import Adapter, merge_tensors
 from hermes.spec import ModelSpec
 
 __all__ = ["find_adapter", "merge_adapter"]
+
+
+def require_adapter_present(folder: Path) -> None:
+    """Refuse an adapter that is not there; the Hub is not asked. Raises CheckpointError."""
+    if parse_hub_name(folder) is None and not folder.exists():
+        raise CheckpointError(f"{folder}: no such adapter; check the name")
 
 
 def find_adapter(

@@ -14,14 +14,14 @@ from hermes.checkpoint.weights import SHARD_LIMIT
 from hermes.errors import HermesError
 from hermes.interface import SHORT_NAMES, Array, LazyTensors, Tensors
 from hermes.interop.adapter_folder import ADAPTER_TARGETS, write_adapter
-from hermes.interop.adapters import merge_adapter
+from hermes.interop.adapters import merge_adapter, require_adapter_present
 from hermes.interop.companions import adapt_companions
 from hermes.interop.dtype import DTYPE_CODES, DTYPE_NAMES, cast
 from hermes.interop.huggingface.config_reader import read_config
 from hermes.interop.huggingface.config_writer import make_config, make_converted_config
 from hermes.interop.huggingface.families import ARCHITECTURES, find_family
 from hermes.interop.huggingface.inexpressible import explain_inexpressible
-from hermes.interop.model_folder import write_folder
+from hermes.interop.model_folder import require_new_folder, write_folder
 from hermes.interop.open_model import StoredModel, open_model
 from hermes.interop.tensor_layout import make_layout
 from hermes.interop.tensor_names import pack
@@ -36,7 +36,7 @@ from hermes.spec import ModelSpec
 from hermes.stages import report_stage
 from hermes.storage.strict_json import render_json
 
-__all__ = ["TARGETS", "Conversion", "convert"]
+__all__ = ["TARGETS", "Conversion", "convert", "require_convertible"]
 
 TARGETS = ("hermes", "hf", *ADAPTER_TARGETS)
 MEMORY_ADVICE = "source and result are compared in it: use a machine with more"
@@ -87,13 +87,12 @@ def convert(
     "writing" or "comparing", and the fraction of it that is done. Raises HermesError and its
     subclasses.
     """
-    if to not in TARGETS:
-        raise HermesError(f"to is {to!r}; it must be one of {', '.join(TARGETS)}")
-    dtype = SHORT_NAMES.get(dtype, dtype) if dtype is not None else None
-    if dtype is not None and dtype not in DTYPE_CODES:
-        raise HermesError(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPE_CODES)}")
+    dtype = _read_target(to, dtype)
     if use_ema and to in ADAPTER_TARGETS:
         raise HermesError(f"{to} has no average of weights; leave --use-ema out, or --to hf")
+    require_new_folder(target)
+    if adapter is not None:
+        require_adapter_present(adapter)
     model = open_model(source, config=config, ignore_fields=ignore_fields, use_ema=use_ema)
     if to in ADAPTER_TARGETS:
         return _convert_adapters(model, target, to, adapter, dtype, backend, disk)
@@ -102,12 +101,7 @@ def convert(
         where = f"{TOKENIZER} of {model.path}"
         if beyond := list_tokens_beyond(model.files[TOKENIZER], model.spec, where):
             model = replace(model, notes=(*model.notes, describe_tokens_beyond(beyond)))
-    family = find_family(model.spec, renamed=True) if to == "hf" else "hermes"
-    if to == "hf" and family == "hermes":
-        raise HermesError(
-            f"no class of Hugging Face computes the model of {model.path}: "
-            f"{explain_inexpressible(model.spec)}; use --to hermes"
-        )
+    family = _choose_family(model, to)
     codes = {name: DTYPE_CODES[dtype] if dtype else code for name, code in model.dtypes.items()}
     params = LazyTensors(codes, lambda name: cast(model.params[name], codes[name], name))
     kinds = _plan_kinds(model.spec, family, codes)
@@ -132,6 +126,44 @@ def convert(
     architecture = ARCHITECTURES[family if to == "hf" else find_family(model.spec)]
     notes = (*model.notes, *forced) + (_note_lost_dropout(model.spec) if to == "hf" else ())
     return Conversion(model, target, to, architecture, main_dtype, size, results[0], notes)
+
+
+def require_convertible(
+    source: Path,
+    *,
+    to: str,
+    dtype: str | None = None,
+    config: Path | None = None,
+    ignore_fields: Sequence[str] = (),
+) -> None:
+    """Refuse what `convert` would refuse of these arguments once it has opened the model.
+
+    Raises HermesError and its subclasses.
+    """
+    _read_target(to, dtype)
+    model = open_model(source, config=config, ignore_fields=ignore_fields)
+    _choose_family(model, to)
+
+
+def _read_target(to: str, dtype: str | None) -> str | None:
+    """The full name of the dtype to write. Raises HermesError, also where `to` is no target."""
+    if to not in TARGETS:
+        raise HermesError(f"to is {to!r}; it must be one of {', '.join(TARGETS)}")
+    dtype = SHORT_NAMES.get(dtype, dtype) if dtype is not None else None
+    if dtype is not None and dtype not in DTYPE_CODES:
+        raise HermesError(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPE_CODES)}")
+    return dtype
+
+
+def _choose_family(model: StoredModel, to: str) -> str:
+    """The family whose tensor names are written. Raises HermesError where 'hf' has none."""
+    family = find_family(model.spec, renamed=True) if to == "hf" else "hermes"
+    if to == "hf" and family == "hermes":
+        raise HermesError(
+            f"no class of Hugging Face computes the model of {model.path}: "
+            f"{explain_inexpressible(model.spec)}; use --to hermes"
+        )
+    return family
 
 
 def _convert_adapters(

@@ -17,6 +17,13 @@ from hermes.storage.space import require_space
 __all__ = ["write_folder"]
 
 
+def require_new_folder(target: Path) -> None:
+    """Refuse a folder for a model that is not new or empty. Raises HermesError."""
+    require_local(target, "models")
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise HermesError(f"{target} already exists; choose another name or remove it")
+
+
 def write_folder(
     target: Path,
     tensors: Tensors,
@@ -38,9 +45,7 @@ def write_folder(
     HermesError.
     """
     disk = disk or Disk()
-    require_local(target, "models")
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise HermesError(f"{target} already exists; choose another name or remove it")
+    require_new_folder(target)
     shards: Mapping[str, Mapping[str, TensorInfo]]
     shards = plan_shards(kinds, shard_limit) if weights == MODEL else {weights: kinds}
     small = dict(files) | ({INDEX: render_index(shards)} if len(shards) > 1 else {})

@@ -8,8 +8,8 @@ from typing import Any
 
 from hermes.checkpoint.manifest import MANIFEST
 from hermes.errors import HermesError
-from hermes.interop.convert import Conversion, convert
-from hermes.interop.hub import READ
+from hermes.interop.convert import Conversion, convert, require_convertible
+from hermes.interop.hub import READ, parse_hub_name
 from hermes.interop.hub_client import require_hub, translate_hub_errors
 from hermes.interop.model_card import render_card
 from hermes.stages import report_stage
@@ -75,6 +75,9 @@ def publish(
     earlier model; an existing README.md stays. backend: for the verification. force: as in
     `convert`. Raises HermesError and its subclasses.
     """
+    require_repo_name(repo)
+    if parse_hub_name(source) is None:  # what is here is looked at before the Hub is asked
+        require_convertible(source, to=to, dtype=dtype, config=config, ignore_fields=ignore_fields)
     api = require_writable(repo, public=public, endpoint=endpoint)
     with TemporaryFolder("push") as folder:
         made = convert(

@@ -9,7 +9,15 @@ from dataclasses import dataclass
 from hermes.numerics.params import list_parameters
 from hermes.spec import AttentionSpec, ModelSpec
 
-__all__ = ["PARTS", "Cost", "compute_cost", "count_flops", "count_matmul_weights"]
+__all__ = [
+    "BYTES",
+    "PARTS",
+    "Cost",
+    "compute_cost",
+    "count_flops",
+    "count_matmul_weights",
+    "find_cache_type",
+]
 
 PARTS = ("embeddings", "positions", "attention", "ffn", "norms", "head")
 BYTES = {"float32": 4, "bfloat16": 2}
@@ -59,6 +67,15 @@ def compute_cost(spec: ModelSpec) -> Cost:
         "decoding": count_flops(spec, training=False),
     }
     return Cost(total, parts, arithmetic, kv, memory)
+
+
+def find_cache_type(backend: str, device: str, precision: str) -> str:
+    """The type of keys and values when a model decodes: on a CPU torch keeps no 16 bits.
+
+    float64's count as float32.
+    """
+    is_wide = (backend, device) == ("torch", "cpu")
+    return "float32" if is_wide or precision not in ("bfloat16", "float16") else "bfloat16"
 
 
 def count_matmul_weights(spec: ModelSpec) -> int:

@@ -3,15 +3,17 @@
 from dataclasses import dataclass
 
 from hermes.errors import OutOfMemory
-from hermes.formatting import format_with_unit
+from hermes.formatting import format_count, format_with_unit
 from hermes.interface import Backend
-from hermes.model_info.cost import MASTER
+from hermes.model_info.cost import BYTES, MASTER, find_cache_type
 from hermes.model_info.memory import read_host_memory
 from hermes.numerics.params import list_parameters
+from hermes.numerics.row_layout import count_cache_bytes
 from hermes.spec import ModelSpec
 
 __all__ = [
     "FreeMemory",
+    "check_cache",
     "count_loaded_bytes",
     "find_free_memory",
     "find_main_memory",
@@ -79,3 +81,25 @@ def require_memory(
     if force:
         return [found]
     raise OutOfMemory(f"{found}; {advice}, or force it with --force")
+
+
+def check_cache(
+    backend: Backend,
+    spec: ModelSpec,
+    device: str,
+    precision: str,
+    shape: tuple[int, int],
+    *,
+    force: bool,
+    advice: str,
+) -> list[str]:
+    """Compare what a KV cache takes with what its device has. -> sentences for the user
+
+    shape: rows and capacity, in tokens. Raises OutOfMemory where it does not fit, unless forced.
+    """
+    rows, capacity = shape
+    size = BYTES[find_cache_type(backend.name, device, precision)]
+    needed = count_cache_bytes(spec, rows, capacity, size)
+    what = f"the KV cache of {format_count(rows, 'rows')} of {format_count(capacity, 'tokens')}"
+    free = find_free_memory(backend, device)
+    return require_memory(what, needed, free, force=force, advice=advice)

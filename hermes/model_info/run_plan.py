@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hermes.formatting import format_columns, format_count, format_with_unit
-from hermes.model_info.activations import BYTES_OF
-from hermes.model_info.cost import compute_cost, count_flops
+from hermes.model_info.cost import compute_cost, count_flops, find_cache_type
 from hermes.model_info.hardware import UTILIZATION
 from hermes.model_info.training_memory import (
     MemoryPlan,
@@ -86,12 +85,6 @@ class TrainingPlan:
         return "\n".join(format_plan(self))
 
 
-def _find_cache_type(placement: Placement) -> str:
-    """The type of keys and values when the model decodes: on a CPU torch keeps float32 alone."""
-    is_wide = (placement.backend, placement.device) == ("torch", "cpu")
-    return "float32" if is_wide or BYTES_OF[placement.precision] > 2 else "bfloat16"
-
-
 def plan_run(
     spec: ModelSpec,
     recipe: Recipe,
@@ -120,6 +113,7 @@ def plan_run(
         rate = UTILIZATION * speed.flops * placement.processes / per_token
     hours = None if total is None or rate is None else total / rate / 3600
     memory = plan_memory(spec, recipe, placement)
+    cache_type = find_cache_type(placement.backend, placement.device, placement.precision)
     return TrainingPlan(
         model=spec.name,
         parameters=parameters,
@@ -137,7 +131,7 @@ def plan_run(
         largest_batch=None
         if available is None
         else find_largest_batch(spec, recipe, placement, available),
-        kv_cache=compute_cost(spec).memory[_find_cache_type(placement)]["kv_cache"],
+        kv_cache=compute_cost(spec).memory[cache_type]["kv_cache"],
         tokens_per_step=per_step,
         flops_per_token=per_token,
         steps=steps,

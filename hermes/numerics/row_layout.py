@@ -17,7 +17,7 @@ from hermes.errors import HermesError
 from hermes.formatting import format_count
 from hermes.interface import check_tokens
 from hermes.numerics.positions import choose_table_length
-from hermes.spec import ModelSpec, Rope
+from hermes.spec import AttentionSpec, ModelSpec, Rope
 
 __all__ = [
     "ROW_PARTS",
@@ -26,6 +26,8 @@ __all__ = [
     "RowLayout",
     "RowPass",
     "check_row_tensors",
+    "count_cache_bytes",
+    "count_key_numbers",
     "find_windows",
     "list_invariant_reads",
     "list_reads",
@@ -39,6 +41,21 @@ def find_windows(spec: ModelSpec, capacity: int) -> tuple[int | None, ...]:
     """The window of each layer whose buffer is shorter than the capacity for it; else None."""
     windows = [layer.attention.window_size if layer.attention else None for layer in spec.layers]
     return tuple(w if w is not None and 2 * w < capacity else None for w in windows)
+
+
+def count_key_numbers(attention: AttentionSpec) -> int:
+    """Count the numbers of a token's keys and values."""
+    return attention.kv_heads * (attention.head_size + attention.value_size)
+
+
+def count_cache_bytes(spec: ModelSpec, rows: int, capacity: int, a: int) -> int:
+    """Count the bytes of the buffers of a KV cache. a: of a number"""
+    found = 0
+    for layer, window in zip(spec.layers, find_windows(spec, capacity), strict=True):
+        if layer.attention is not None:
+            places = capacity if window is None else 2 * window
+            found += rows * places * count_key_numbers(layer.attention)
+    return a * found
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,10 @@ def no_settings(monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
 
+class Owner:
+    """Something that can be collected."""
+
+
 class MallocInfo(ctypes.Structure):
     """struct mallinfo2 of malloc.h."""
 
@@ -70,6 +74,26 @@ def test_memory_is_kept_while_a_learner_lives_and_returned_after_it(backend):
     assert count_resident() > held - NUMBERS  # of 4 bytes each
     del learner
     gc.collect()
+    assert count_resident() < held - 3 * NUMBERS
+
+
+@ours_alone
+@pytest.mark.usefixtures("no_settings")
+def test_a_process_that_goes_on_after_its_last_training_gives_memory_back_by_itself():
+    """A notebook that trains and then serves holds no more than one that has not trained."""
+    gc.collect()  # what other tests have trained
+    first, second = Owner(), Owner()
+    for owner in (first, second):
+        assert host_allocator.keep_freed_memory(owner)
+    before = count_mapped()
+    del first, owner
+    array = np.ones(NUMBERS, np.float32)
+    assert count_mapped() == before  # the second goes on
+    del second, array
+    array = np.ones(NUMBERS, np.float32)
+    assert count_mapped() >= before + 4 * NUMBERS
+    held = count_resident()
+    del array
     assert count_resident() < held - 3 * NUMBERS
 
 
@@ -119,7 +143,3 @@ def test_settings_of_something_else_are_no_reason_to_free(monkeypatch, no_settin
     """Such as huge pages, or how many arenas there are."""
     monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1:glibc.malloc.arena_max=1")
     assert host_allocator.keep_freed_memory(Owner())
-
-
-class Owner:
-    """Something that can be collected."""

@@ -1,6 +1,7 @@
-"""A mistake that needs no backend to be seen is told before one is loaded, which takes seconds."""
+"""A mistake that needs no backend, token or network to be seen is told before any is asked for."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -71,6 +72,16 @@ MISTAKES = {
     "eval -c . --data missing.txt": "missing.txt: no such file",
     "conformance run --backend torch --law nope": "no law is called 'nope'",
     "conformance bisect --case nope": "no case 'nope' in L1",
+    "push missing owner/repo": "missing: no such file or folder",
+    "push t.txt owner/repo": "t.txt",
+    "push . owner/repo": "no model hermes reads",
+    "convert hf://owner/repo t.txt --to hf": "t.txt already exists",
+    "merge -c hf://owner/repo -o t.txt": "t.txt already exists",
+    "merge -c hf://owner/repo -o new --adapter missing": "missing: no such adapter",
+    "prepare missing.txt --tokenizer hf://owner/repo -o new": "missing.txt: no such file",
+    "data check missing.txt --tokenizer hf://owner/repo": "missing.txt: no such file",
+    "chat -c hf://owner/repo --template missing": "missing: no such template",
+    "serve -c hf://owner/repo --template missing": "missing: no such template",
     "quickstart --output t.txt": "output 't.txt' is a file",
 }
 CALLS = {
@@ -130,6 +141,7 @@ def answers(tmp_path_factory):
         text=True,
         cwd=folder,
         check=True,
+        env=os.environ | {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_TOKEN": ""},  # who asks, fails
     )
     found = map(json.loads, done.stdout.splitlines())
     return dict(zip([*MISTAKES, *CALLS], found, strict=True))

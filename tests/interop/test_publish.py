@@ -86,6 +86,28 @@ def test_without_a_token_a_push_says_where_one_is_given(hub, monkeypatch, tmp_pa
         require_writable("me/small", endpoint=hub.url)
 
 
+@pytest.mark.parametrize(
+    ("source", "options", "sentence"),
+    [
+        ("none", {}, "{}: no such file or folder"),
+        ("empty", {}, "{} is an empty folder, and no model hermes reads"),
+        ("base", {"dtype": "int3"}, "dtype is 'int3'; it must be one of "),
+    ],
+)
+def test_a_model_is_looked_at_before_the_hub_is_asked(
+    hub, monkeypatch, tmp_path, source, options, sentence
+):
+    """A token is not what is amiss where there is no model; and no empty repository is left."""
+    small_checkpoint(tmp_path / "base")
+    (tmp_path / "empty").mkdir()
+    monkeypatch.delenv("HF_TOKEN")
+    monkeypatch.setattr(require_hub().constants, "HF_TOKEN_PATH", str(tmp_path / "none"))
+    with pytest.raises(HermesError) as told:
+        publish(tmp_path / source, "me/new", endpoint=hub.url, **options)
+    assert str(told.value).startswith(sentence.format(tmp_path / source))
+    assert not hub.repos
+
+
 def test_saves_are_pushed_in_order_one_at_a_time_and_a_failure_is_a_warning(
     tmp_path, monkeypatch, capfd
 ):

@@ -5,6 +5,7 @@ import re
 import pytest
 
 import hermes
+from hermes.api_serving import open_served_model
 from hermes.errors import OutOfMemory
 from hermes.interface import LazyTensors
 from hermes.interop import verify
@@ -94,3 +95,31 @@ def test_no_tensor_is_read_to_find_out(tmp_path, memory, monkeypatch):
     with pytest.raises(OutOfMemory, match=r"^small needs"):
         hermes.load(path, device="cpu")
     assert spec.name == "small"
+
+
+@pytest.mark.parametrize(
+    ("backend", "precision", "size"),
+    [("torch", "float32", 4), ("torch", "bfloat16", 4), ("mlx", "bfloat16", 2)],
+)
+def test_a_server_begins_only_where_its_cache_fits(tmp_path, memory, backend, precision, size):
+    """Later it would answer each request that there is no memory, or be ended by the system."""
+    path = small_checkpoint(tmp_path)
+    options = {"backend": backend, "device": "cpu", "precision": precision, "rows": 300}
+    needed = size * 300 * small_spec().max_seq_len * compute_cost(small_spec()).kv_bytes_per_token[
+        "bfloat16"
+    ] // 2  # fmt: skip
+    memory(2 * needed, needed - 1)
+    with pytest.raises(OutOfMemory) as refused:
+        open_served_model(path, **options)
+    assert re.fullmatch(
+        r"the KV cache of 300 rows of \d+ tokens needs \S+ MB of memory, and of this machine's \S+ "
+        r"MB \S+ MB is available; choose fewer --rows or a shorter --context, or force it with "
+        r"--force",
+        str(refused.value),
+    )
+    with pytest.warns(UserWarning, match=r"^the KV cache of 300 rows of \d+ tokens needs \S+ MB"):
+        open_served_model(path, **options, force=True)
+    memory(2 * needed, needed)
+    open_served_model(path, **options)
+    memory(2 * needed, needed - 1)
+    open_served_model(path, **options | {"rows": 299})

@@ -1,7 +1,7 @@
 """Kills a run at random points, again and again, and looks at what is left each time.
 
-    python -m tests.scenarios.kill_runs [--backend torch|mlx] [--command train|sft|dpo]
-        [--grad-accum 2] [--kills 200] [--seed 0]
+    OMP_NUM_THREADS=1 python -m tests.scenarios.kill_runs [--backend torch|mlx]
+        [--command train|sft|dpo] [--grad-accum 2] [--kills 200] [--seed 0]
 
 The run saves every few updates and evaluates between. After each kill -9 every checkpoint that has
 its name must be whole, no newer one may be gone, and the same command goes on. Every checkpoint of
@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -27,6 +27,7 @@ from hermes.api_tokenizer import train_tokenizer
 from hermes.checkpoint import list_steps, open_checkpoint, verify
 from hermes.training.events import MEASURED
 from hermes_cli.main import run as hermes
+from hermes_conformance.mutants.server import count_threads
 from tests.finetuning.support import (
     small_checkpoint,
     small_spec,
@@ -34,6 +35,7 @@ from tests.finetuning.support import (
     some_pairs,
     write_lines,
 )
+from tests.waiting import wait_until
 
 SPEC = """model little { max_seq_len: 32 hidden_size: 32 num_layers: 2 vocab_size: 300
   block: { attention: { num_heads: 2 num_kv_heads: 1 dropout: 0.1 } ffn: { hidden_dim: 48 }
@@ -86,19 +88,45 @@ def command(
 
 def life(arguments: Sequence[str], said: Path) -> int:
     """A process that trains; forked, since what it imports is here already. said: its last words"""
+
+    def train() -> int:
+        words: list[str] = []
+        code = hermes(list(arguments), words.append)
+        said.write_text("\n".join(words))
+        return code
+
+    return fork(train)
+
+
+def fork(work: Callable[[], int]) -> int:
+    """A process that works and ends with what that returns. Not of one with threads.
+
+    A lock that another thread holds at that moment would be held for ever in the new process. One
+    that was joined may be listed for a moment more.
+    """
+    try:
+        wait_until(lambda: count_threads() <= 1, seconds=20)
+    except AssertionError:
+        raise SystemExit(
+            "this process has threads, and must not fork; set OMP_NUM_THREADS=1"
+        ) from None
     pid = os.fork()
     if pid:
         return pid
-    words: list[str] = []
     code = 70
     try:
         quiet = os.open(os.devnull, os.O_WRONLY)
         os.dup2(quiet, 1)
         os.dup2(quiet, 2)
-        code = hermes(list(arguments), words.append)
-        said.write_text("\n".join(words))
+        code = work()
     finally:
         os._exit(code)
+
+
+def make_material(folder: Path, seed: int) -> int:
+    """`material`, in a process of its own: training a tokenizer starts threads."""
+    material(folder, seed)
+    return 0
 
 
 def facts(checkpoint: Path) -> dict[str, object]:
@@ -161,7 +189,8 @@ def kill_all(
 ) -> Told:
     """Kill runs until `kills` have hit one that was not yet done."""
     choose, told = random.Random(seed), Told()
-    material(folder, seed)
+    if finish(fork(lambda: make_material(folder, seed))):
+        raise SystemExit("the material was not made")
     whole, said = folder / "whole", folder / "said.txt"
     began = time.monotonic()
     if finish(life(command(folder, whole, backend, name, grad_accum), said)):

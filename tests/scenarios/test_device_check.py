@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,8 +18,10 @@ from hermes_conformance.certificate.verify import check_certificate
 from hermes_conformance.laws import LEVELS
 from tests.backends.support import make_spec
 from tests.packages import ROOT
+from tests.waiting import PATIENCE
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
+import device
 from device_decoding import decode_greedily
 from device_parts import list_goes
 from device_peers import PEERS, list_peers
@@ -68,6 +71,17 @@ def test_an_interrupted_check_keeps_what_it_found(tmp_path):
     assert check["versions"]["versions"]
     assert "decoding" not in check
     assert "\n".join(check["verdict"]) == told.strip()
+
+
+def test_a_part_that_has_nowhere_to_write_says_so(tmp_path, monkeypatch, capfd):
+    """A full disk of temporary files was "failed with exit code 1"."""
+    gone = nullcontext(str(tmp_path / "absent"))
+    monkeypatch.setattr(device.tempfile, "TemporaryDirectory", lambda: gone)
+    setting, calm = Setting.choose("mlx", "cpu", small=True), SimpleNamespace(number=None)
+    found = device.run_part("versions", setting, PATIENCE, calm)
+    assert found["trouble"] == f"{tmp_path} could not be written (TMPDIR chooses another folder)"
+    said = capfd.readouterr().err
+    assert f"Error: cannot write {tmp_path}/absent/result.json: no such file or directory" in said
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,12 @@ import pytest
 from hermes.interface import Batch, Options, find_backend
 from hermes.numerics.chunking import count_chunk_tokens
 from hermes.numerics.params import init_weights
+from hermes.numerics.row_layout import count_cache_bytes
 from hermes.process_limits import ProcessLimit
 from hermes.spec import Alibi, AttentionSpec, BlockSpec, FfnSpec, ModelSpec
 from hermes_mlx import pass_memory
 from hermes_mlx.chunked_loss import CHUNK_LOGITS
-from hermes_mlx.pass_memory import MARGIN, count_cache_bytes, count_pass_bytes, require_room
+from hermes_mlx.pass_memory import MARGIN, count_pass_bytes, require_room
 
 # Each with one part that is much larger than the others.
 SHAPES = {

@@ -7,6 +7,7 @@ pytest.importorskip("torch")
 
 import torch
 
+from hermes.errors import is_out_of_memory
 from hermes.interface import Options, find_backend
 from hermes.numerics.params import init_weights
 from hermes.spec import AttentionSpec, BlockSpec, FfnSpec, ModelSpec
@@ -46,5 +47,13 @@ def test_sixteen_bits_are_kept_in_float32_on_a_cpu(precision, kept):
 
 def test_a_gpu_keeps_what_the_pass_has():
     """In whose memory a cache of twice the size would halve the rows that are served."""
-    meta = torch.empty(0, dtype=torch.bfloat16, device="meta")
-    assert choose_cache_type(meta) == torch.bfloat16
+    assert choose_cache_type(torch.bfloat16, torch.device("cuda")) == torch.bfloat16
+
+
+def test_a_cache_of_rows_is_refused_before_a_text_begins_and_before_its_memory_is_written():
+    """As the decoder is made: a server that has begun would refuse every request."""
+    model = make_model("float32")
+    address_space = 1 << 47
+    with pytest.raises(RuntimeError, match="can't allocate memory") as refused:
+        model.row_decoder(4, address_space // (4 * 16 * 4))
+    assert is_out_of_memory(refused.value)
