@@ -53,6 +53,15 @@ def test_memory_and_interrupts_are_passed_on(compiler, text, kind):
             make_learner("mlx", make_spec(), options=COMPILED).grads(make_batch())
 
 
+def test_a_machine_without_a_compiler_is_told(monkeypatch):
+    monkeypatch.setattr(mx, "compile", lambda function: lambda x: function(x))
+    monkeypatch.setenv("PATH", "")
+    run = compile_function(lambda x: 2 * x)
+    message = r"^mx\.compile needs g\+\+ on a CPU, so the run continues without it$"
+    with mx.stream(mx.cpu), pytest.warns(UserWarning, match=message):
+        assert run(mx.ones(2)).tolist() == [2, 2]
+
+
 INTERRUPTED = RuntimeError(f"{FAILED}return code 143: ")
 
 
