@@ -9,7 +9,14 @@ from dataclasses import dataclass
 from hermes.numerics.params import list_parameters
 from hermes.spec import AttentionSpec, ModelSpec
 
-__all__ = ["PARTS", "Cost", "compute_cost", "count_flops", "count_matmul_weights"]
+__all__ = [
+    "PARTS",
+    "Cost",
+    "compute_cost",
+    "count_flops",
+    "count_keys_of_sequence",
+    "count_matmul_weights",
+]
 
 PARTS = ("embeddings", "positions", "attention", "ffn", "norms", "head")
 BYTES = {"float32": 4, "bfloat16": 2}
@@ -87,13 +94,13 @@ def count_flops(spec: ModelSpec, *, training: bool, length: int | None = None) -
     T = spec.max_seq_len if length is None else length
     total = 2 * count_matmul_weights(spec) * T
     for a in spec.attentions:
-        count = _count_keys_of_sequence if training else _count_keys_of_last_token
+        count = count_keys_of_sequence if training else _count_keys_of_last_token
         keys = count(a, T)
         total += 2 * a.num_heads * (a.head_size + a.value_size) * keys
     return round((3 if training else 1) * total / T)
 
 
-def _count_keys_of_sequence(attention: AttentionSpec, length: int) -> int:
+def count_keys_of_sequence(attention: AttentionSpec, length: int) -> int:
     """Count the keys that all tokens of a sequence attend to: T n, summed over tokens."""
     window = min(attention.window_size or length, length)
     before = window * (window + 1) // 2 + (length - window) * window
