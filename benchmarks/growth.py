@@ -6,7 +6,9 @@ One axis grows at a time, from a small model on one thread. Each axis is a proce
 Seconds are those of the processor, the least of a few steps: other work on the machine only adds to
 the clock. `operations` are those of hermes.model_info.cost, attention's included, so what grows as
 the model does keeps its GFLOP/s. Memory is the most that a step had above what was there before the
-model. Of data: preparing text, and then drawing batches of it, in tokens per second.
+model; what glibc keeps for a learner's next step (hermes/host_allocator.py) is given back once the
+learner is gone, before the next size. Of data: preparing text, and then drawing batches of it, in
+tokens per second.
 
 --output writes the tables there, growth.json beside it, from which a later run of one axis fills
 what it does not measure, and growth.png.
@@ -39,8 +41,6 @@ HEAD = 64
 TOKENS = 8192  # of a step whose context grows
 MOST_ROUNDS, SECONDS = 1, 6.0  # steps after the first, until so many processor seconds are spent
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-# Otherwise the allocator of glibc keeps freed memory, which then counts as resident.
-RETURN_FREED = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
 # A growth of the time per operation by more than this, over a doubling, is named.
 NOTABLE = 1.3
 
@@ -167,7 +167,7 @@ def run_axis(asked):
 def measure(backend, axis, deadline):
     """Measure an axis in a process of its own; as many sizes as it reached."""
     command = [sys.executable, __file__, "--work", "--backend", backend, "--axis", axis]
-    environment = os.environ | RETURN_FREED | dict.fromkeys(THREADS, "1")
+    environment = os.environ | dict.fromkeys(THREADS, "1")
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True) as process:
         try:
             told, _ = process.communicate(timeout=deadline)

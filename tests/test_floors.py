@@ -82,7 +82,7 @@ FLOORS = {
     "hermes_mlx": [
         {"blas", "cache", "device_memory", "erf", "loss", "loss_scale", "optim"}
         | {"pass_memory", "process_group", "products", "rotation", "token_choice", "update_rules"}
-        | {"logits_gradient", "pair_groups", "recomputation"},
+        | {"kernel_folder", "logits_gradient", "pair_groups", "recomputation"},
         {"chunked_loss", "context", "elementary", "joined_weights"},
         {"moment_format", "ops"},
         {"model"},

@@ -1,5 +1,6 @@
 """mx.compile, and what becomes of a run where it fails."""
 
+import shutil
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -7,9 +8,14 @@ from typing import Any
 import mlx.core as mx
 
 from hermes.errors import is_compiler_interrupted, is_out_of_memory
+from hermes_mlx.kernel_folder import build_kernels
 from hermes_mlx.runtime import Runtime
 
 __all__ = ["compile_function", "uses_compile"]
+
+COMPILER = "g++"  # by which name MLX calls it on a CPU
+# What MLX says of a kernel's file that is damaged, or of another system.
+NOT_LOADED = "Could not load C++ shared library"
 
 
 def uses_compile(runtime: Runtime) -> bool:
@@ -33,10 +39,11 @@ def compile_function(function: Callable, *, ends_on_interrupt: bool = True) -> C
         shapes = _describe_shapes(arguments)
         if chosen is function or shapes in seen:
             return chosen(*arguments)
+        if not seen:
+            _warn_without_compiler()
         # MLX builds kernels when the first result is evaluated, so that is where it may fail.
         try:
-            result = chosen(*arguments)
-            mx.eval(result)
+            result = _evaluate(chosen, arguments)
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise
@@ -53,6 +60,30 @@ def compile_function(function: Callable, *, ends_on_interrupt: bool = True) -> C
         return chosen(*arguments)  # out of the block, whose error holds what was computed
 
     return run
+
+
+def _warn_without_compiler() -> None:
+    """Warn where MLX would compute without a word what it was to compile."""
+    if mx.default_device() == mx.Device(mx.cpu) and shutil.which(COMPILER) is None:
+        warnings.warn(f"mx.compile needs {COMPILER} on a CPU, so the run continues without it")
+
+
+def _evaluate(function: Callable, arguments: tuple[Any, ...]) -> Any:
+    """The result, evaluated; with kernels built anew where those that are kept do not load."""
+
+    def compute() -> Any:
+        result = function(*arguments)
+        mx.eval(result)
+        return result
+
+    try:
+        with build_kernels():
+            return compute()
+    except RuntimeError as error:
+        if NOT_LOADED not in str(error) or is_compiler_interrupted(error):
+            raise
+    with build_kernels(anew=True):
+        return compute()
 
 
 def _describe_shapes(value: Any) -> Any:

@@ -44,7 +44,7 @@ def choose_chunk_size(module: Transformer, x: Array) -> int:
     """How many tokens' logits exist at a time."""
     vocabulary = len(module.model.embed_tokens.weight)
     logits = CHUNK_LOGITS.get(x.device.type, GPU_CHUNK_LOGITS)
-    return count_chunk_tokens(vocabulary, logits)
+    return count_chunk_tokens(vocabulary, logits, x.shape[-1])
 
 
 def select_targets(x: Array, targets: Array, indices: Array | None) -> tuple[Array, Array]:

@@ -15,6 +15,7 @@ __all__ = [
     "Cost",
     "compute_cost",
     "count_flops",
+    "count_keys_of_sequence",
     "count_matmul_weights",
     "find_cache_type",
 ]
@@ -104,13 +105,13 @@ def count_flops(spec: ModelSpec, *, training: bool, length: int | None = None) -
     T = spec.max_seq_len if length is None else length
     total = 2 * count_matmul_weights(spec) * T
     for a in spec.attentions:
-        count = _count_keys_of_sequence if training else _count_keys_of_last_token
+        count = count_keys_of_sequence if training else _count_keys_of_last_token
         keys = count(a, T)
         total += 2 * a.num_heads * (a.head_size + a.value_size) * keys
     return round((3 if training else 1) * total / T)
 
 
-def _count_keys_of_sequence(attention: AttentionSpec, length: int) -> int:
+def count_keys_of_sequence(attention: AttentionSpec, length: int) -> int:
     """Count the keys that all tokens of a sequence attend to: T n, summed over tokens."""
     window = min(attention.window_size or length, length)
     before = window * (window + 1) // 2 + (length - window) * window

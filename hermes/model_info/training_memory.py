@@ -208,7 +208,8 @@ class _Step:
             spec.final_norm, spec.hidden_size, shape, trained="model.norm.weight" in trained
         )
         logits = CHUNKS[placement.backend][placement.device != "cpu"]
-        self.rows = min(shape.tokens, count_chunk_tokens(spec.vocab_size, logits))
+        hidden = spec.hidden_size if shape.is_torch else 0
+        self.rows = min(shape.tokens, count_chunk_tokens(spec.vocab_size, logits, hidden))
         self.logits = self._count_logits(spec)
 
     def _count_logits(self, spec: ModelSpec) -> int:

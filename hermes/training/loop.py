@@ -303,6 +303,7 @@ class TrainingLoop:
         self._tasked_step = min(self._tasked_step, step)
         self.recorder.roll_back(event, self.position)
         self._throughput.restart(self.position.tokens)
+        self.meter.restart()
         yield event
 
     def _replace_learner(self) -> None:
@@ -360,8 +361,9 @@ class TrainingLoop:
         """
         assert self.tasks is not None, "only tasks can be missing"
         step = self.position.step
-        with self._throughput.pause():
+        with self._throughput.pause(self.meter.add_save):
             self.recorder.wait()
+        with self._throughput.pause():
             yield from self._announce_saved()
             found = self.tasks.evaluate(self.learner, step)
             report_stage("")

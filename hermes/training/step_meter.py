@@ -2,12 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 
 from hermes.interface import Batch
-from hermes.model_info.cost import count_flops
 from hermes.model_info.devices import describe_device, find_peak_rate
 from hermes.model_info.memory import read_peak_memory
+from hermes.model_info.step_flops import make_step_flops
 from hermes.recipe import Recipe
 from hermes.spec import ModelSpec
 from hermes.training.request import RunRequest
@@ -31,23 +30,26 @@ class StepCost:
 class StepMeter:
     """Adds up what steps cost, until it is read.
 
-    utilization: the share of the device's peak rate that one position per second is, of rows of
-    that many positions; None where it is not known. read_peak: the peak of the device's memory so
-    far.
+    count_seconds: the seconds that a batch takes at the device's peak rate; None where that is not
+    known. read_peak: the peak of the device's memory so far.
     """
 
     def __init__(
         self,
-        utilization: Callable[[int], float] | None = None,
+        count_seconds: Callable[[Batch], float] | None = None,
         read_peak: Callable[[], int | None] = _read_nothing,
     ):
-        self._utilization, self._read_peak = utilization, read_peak
-        self._share_seconds, self._save_seconds = 0.0, 0.0
+        self._count_seconds, self._read_peak = count_seconds, read_peak
+        self._peak_seconds, self._save_seconds = 0.0, 0.0
 
     def count_batch(self, batch: Batch) -> None:
         """Count this rank's share of a step, padding too, which is computed like the rest."""
-        if self._utilization is not None:
-            self._share_seconds += self._utilization(batch.tokens.shape[-1]) * batch.tokens.size
+        if self._count_seconds is not None:
+            self._peak_seconds += self._count_seconds(batch)
+
+    def restart(self) -> None:
+        """Count batches from here on; saves are still to be told."""
+        self._peak_seconds = 0.0
 
     def add_save(self, seconds: float) -> None:
         """Add the time for which saving held up training."""
@@ -55,30 +57,27 @@ class StepMeter:
 
     def read(self, seconds: float) -> StepCost:
         """What the steps since the last call cost, which took so many seconds without saves."""
-        share_seconds, saved = self._share_seconds, self._save_seconds
-        self._share_seconds, self._save_seconds = 0.0, 0.0
+        at_peak, saved = self._peak_seconds, self._save_seconds
+        self._peak_seconds, self._save_seconds = 0.0, 0.0
         mfu = None
-        if self._utilization is not None and seconds > 0:
-            mfu = round(share_seconds / seconds, 4)
+        if self._count_seconds is not None and seconds > 0:
+            mfu = round(at_peak / seconds, 4)
         return StepCost(mfu, self._read_peak(), round(saved, 3) if saved else None)
 
 
 def make_step_meter(request: RunRequest, spec: ModelSpec, recipe: Recipe) -> StepMeter:
     """The meter of a run on its device.
 
-    Model FLOPs utilization is not known where some tensors are frozen, whose gradients are not
-    computed. Source: Chowdhery et al. 2022, arXiv:2204.02311, appendix B.
+    Source of model FLOPs utilization: Chowdhery et al. 2022, arXiv:2204.02311, appendix B.
     """
     backend, device = request.backend, request.options.device
     rate = find_peak_rate(request.options.precision, describe_device(backend, device))
-    trains_all = recipe.lora is None and not (recipe.freeze or recipe.freeze_layers)
+    flops = make_step_flops(spec, recipe)
 
-    @cache
-    def compute_utilization(length: int) -> float:
+    def count_seconds(batch: Batch) -> float:
         assert rate is not None, "only called where it is known"
-        return count_flops(spec, training=True, length=length) / rate
+        return flops.count(batch) / rate
 
-    is_known = rate is not None and trains_all
     return StepMeter(
-        compute_utilization if is_known else None, lambda: read_peak_memory(backend, device)
+        None if rate is None else count_seconds, lambda: read_peak_memory(backend, device)
     )

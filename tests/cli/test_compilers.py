@@ -51,11 +51,12 @@ def is_there(pid):
 
 
 def list_processes(temporary):
-    """The processes whose temporary files are there."""
+    """The processes whose temporary files are there, or in a folder in it."""
     found, words = [], f"TMPDIR={temporary}".encode()
     for path in Path("/proc").glob("[0-9]*/environ"):
         with suppress(OSError):  # another user's, or one that has just ended
-            if words in path.read_bytes().split(b"\0"):
+            variables = path.read_bytes().split(b"\0")
+            if any(one == words or one.startswith(words + b"/") for one in variables):
                 found.append(int(path.parent.name))
     return found
 

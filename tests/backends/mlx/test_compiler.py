@@ -82,6 +82,15 @@ def test_a_shell_that_a_signal_ends_is_an_interrupt(tmp_path):
     assert done.stderr.splitlines()[-1] == "KeyboardInterrupt", done.stderr
 
 
+def test_a_machine_without_a_compiler_is_told(monkeypatch):
+    monkeypatch.setattr(mx, "compile", lambda function: lambda x: function(x))
+    monkeypatch.setenv("PATH", "")
+    run = compile_function(lambda x: 2 * x)
+    message = r"^mx\.compile needs g\+\+ on a CPU, so the run continues without it$"
+    with mx.stream(mx.cpu), pytest.warns(UserWarning, match=message):
+        assert run(mx.ones(2)).tolist() == [2, 2]
+
+
 INTERRUPTED = RuntimeError(f"{FAILED}return code 143: ")
 
 
