@@ -8,7 +8,7 @@ from typing import Any
 
 from hermes.errors import DataError
 from hermes.rust_panics import drop_panics
-from hermes.storage.plain_json import load_json
+from hermes.storage.plain_json import explain_json_error, load_json
 from hermes.tokenizer.growth import check_growth
 from hermes.tokenizer.spelling import BYTE_TOKEN, iterate_stages, list_pieces
 
@@ -33,8 +33,9 @@ def parse_tokenizer_json(text: str, source: str) -> Config:
     try:
         config = load_json(text)
     except json.JSONDecodeError as error:
+        what = explain_json_error(error)
         raise DataError(
-            f"{source}:{error.lineno}:{error.colno}: not JSON ({error.msg}); a tokenizer.json of "
+            f"{source}:{error.lineno}:{error.colno}: not JSON ({what}); a tokenizer.json of "
             "Hugging Face tokenizers is needed"
         ) from None
     except ValueError as error:
