@@ -122,10 +122,10 @@ def check_vocab_size(call: Call) -> None:
 
 def _check_names(call: Call) -> None:
     """Refuse names of files that are not there or not to be read so; what reads them says it."""
-    given = list_files(call)
-    names = strip_weights(given)
+    files = list_files(call)
+    names = strip_weights(files)
     require_present(names)
-    if names == given and _has_text(call):
+    if names == files and _has_text(call):
         refuse_several_prepared([Path(name) for name in names])
     require_present(list_names(call.values.get("val_data", ())))
     if call["checkpoint"]:
@@ -134,12 +134,12 @@ def _check_names(call: Call) -> None:
         locate(Path(stable))
     if (template := call.values.get("template")) and not Path(template).exists():
         choose_template(None, file=template, default="")
-    if not _has_text(call):
-        for file in (path for path in map(Path, names) if path.is_file()):
-            choose_record_format(file, call["format"])
     given = call["tokenizer"]
     if isinstance(given, str | Path) and not _has_new_tokenizer(call):
         _check_tokenizer(given)
+    if not _has_text(call):
+        for file in (path for path in map(Path, names) if path.is_file()):
+            choose_record_format(file, call["format"])
 
 
 def _check_tokenizer(given: str | Path) -> None:

@@ -12,6 +12,9 @@ from hermes.options.synonyms import OWN_COMMANDS
 from hermes_cli.main import COMMANDS as MAIN_COMMANDS
 from tests.cli.support import TRAIN, refuses
 
+LEAVE_OUT = "--skip-bad-records leaves such records out"
+NAME_FIELD = f"name the one that holds text by --text-field; {LEAVE_OUT}"
+
 
 @pytest.mark.parametrize(
     ("changes", "code", "message"),
@@ -72,16 +75,13 @@ def test_a_mistake_in_an_option_is_one_line(here, call, changes, code, message):
         ("latin.txt", b"caf\xe9 au lait",
          "latin.txt:1: not UTF-8 at byte 3 (0xe9); convert it to UTF-8"),
         ("a.jsonl", b'{"text": "one"}\n{"body": "two"}\n',
-         "a.jsonl:2: no text field 'text', only 'body'; name the one that holds text by "
-         "--text-field; --skip-bad-records leaves such records out"),
+         f"a.jsonl:2: no text field 'text', only 'body'; {NAME_FIELD}"),
         ("chats.jsonl", b'{"messages": []}\n',
          "chats.jsonl:1: no text field 'text', only 'messages'; conversations are for hermes sft; "
-         "else name the one that holds text by --text-field; --skip-bad-records leaves such "
-         "records out"),
+         f"else {NAME_FIELD}"),
         ("pairs.jsonl", b'{"chosen": "a", "rejected": "b"}\n',
          "pairs.jsonl:1: no text field 'text', only 'chosen', 'rejected'; pairs are for hermes "
-         "dpo; else name the one that holds text by --text-field; --skip-bad-records leaves such "
-         "records out"),
+         f"dpo; else {NAME_FIELD}"),
         ("short.txt", b"the cat",
          "the text has {n} tokens; 1 sequence of 16 needs 17: give more text or a shorter "
          "--seq-len"),
@@ -184,30 +184,6 @@ def test_files_that_are_not_there_are_refused_before_a_backend_is_loaded(here, c
     ]:
         refuses(call, 1, message, "generate", "--checkpoint", "gone", *option)
     refuses(call, 1, missing, "eval", "--checkpoint", "gone", "text.txt", "none.txt")
-
-
-def test_data_that_is_no_data_is_refused_before_a_backend_is_loaded(trained, call, monkeypatch):
-    """By its name, without reading it: records with another ending, prepared tokens beside text."""
-
-    def fail(name):
-        raise AssertionError(f"{name} is loaded")
-
-    monkeypatch.setattr("hermes.interface.find_backend", fail)
-    tune = ("--checkpoint", "run", "--output", "o", "--data")
-    for command in ("sft", "dpo"):
-        assert "Error: text.txt: unknown ending '.txt'" in call(command, *tune, "text.txt")[2]
-    assert call("prepare", "--data", "text.txt", "--tokenizer", "run", "--output", "made")[0] == 0
-    shares = "give it alone, or give each its share, as by --data made:0.5 --data text.txt:0.5"
-    message = f"made holds prepared tokens and is given beside text.txt: {shares}"
-    refuses(call, 1, message, "finetune", *tune, "made", "--data", "text.txt")
-    new = ("train", "--model", "nano", "--output", "o", "--data")
-    refuses(call, 1, message, *new, "text.txt", "--data", "made")
-    Path("text.jsonl").write_text('{"text": "a"}\n{"body": "a"}\n')
-    part = ("prepare", "--data", "text.jsonl", "--tokenizer", "run", "--output", "half")
-    assert call(*part, "--part", "1/2")[0] == 1
-    message = "half holds tokens that are not all prepared yet; give the command again that "
-    refuses(call, 1, f"{message}prepares them, or hermes prepare --merge once all parts are done",
-            *new, "half")  # fmt: skip
 
 
 def test_a_bundled_architecture_is_no_model_with_weights(here, call):
