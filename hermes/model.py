@@ -1,7 +1,7 @@
 """A model on a backend with its tokenizer: it scores tokens, and generates and searches text."""
 
 import warnings
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
@@ -161,6 +161,8 @@ class Model:
 
         Arguments are those of `complete`. Raises HermesError.
         """
+        if isinstance(prompt, bytes) or not isinstance(prompt, Iterable):
+            raise HermesError(f"prompt must be a text or token ids, got {prompt!r:.40}")
         is_text = isinstance(prompt, str)
         check_stop_ids(stop_ids, self._num_tokens)
         return Request(

@@ -22,7 +22,7 @@ __all__ = [
     "set_template",
 ]
 
-LARGEST_ID = 1 << 24  # ids index arrays, so that one number of a file must not ask for gigabytes
+MOST_TOKENS = 1 << 24  # ids index arrays, so that one number of a file must not ask for gigabytes
 BYTE_NAME = "<(?=0x[0-9A-F]{2}>)"
 UNTYPED = "\U0010ffff"  # around names that no text is to have
 Config = dict[str, Any]
@@ -59,9 +59,9 @@ def parse_tokenizer_json(text: str, source: str) -> Config:
             f"{source}: tokens {one!r:.60} and {names[vocabulary[one]]!r:.60} have the same id, "
             f"{vocabulary[one]}; a tokenizer has one token for each"
         )
-    if largest >= LARGEST_ID:
+    if largest >= MOST_TOKENS:
         raise DataError(
-            f"{source}: a token has id {largest}; hermes reads ids below {LARGEST_ID:,}"
+            f"{source}: a token has id {largest}; hermes reads ids below {MOST_TOKENS:,}"
         )
     check_growth(config, source)
     return dict(config)
