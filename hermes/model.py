@@ -1,7 +1,7 @@
 """A model on a backend with its tokenizer: it scores tokens, and generates and searches text."""
 
 import warnings
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +14,7 @@ from hermes.errors import CheckpointError, HermesError
 from hermes.formatting import format_count
 from hermes.inference.beam_search import search_beams
 from hermes.inference.decoding import (
+    check_prompt,
     check_stop_ids,
     generate_choices,
     generate_tokens,
@@ -161,8 +162,7 @@ class Model:
 
         Arguments are those of `complete`. Raises HermesError.
         """
-        if isinstance(prompt, bytes) or not isinstance(prompt, Iterable):
-            raise HermesError(f"prompt must be a text or token ids, got {prompt!r:.40}")
+        check_prompt(prompt)
         is_text = isinstance(prompt, str)
         check_stop_ids(stop_ids, self._num_tokens)
         return Request(
@@ -220,6 +220,7 @@ class Model:
 
         seed and completion decide the text, on every backend.
         """
+        check_prompt(prompt)
         ids = self.encode(prompt) if isinstance(prompt, str) else list(prompt)
         return generate_tokens(
             self.backend_model,
