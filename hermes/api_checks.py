@@ -12,10 +12,13 @@ from hermes.arguments import Call, check_verbosity, convert_arguments
 from hermes.chat_templates.template import choose_template, parse_template_args
 from hermes.checkpoint import RetentionPolicy, locate
 from hermes.data.bad_records import BadRecords
-from hermes.data.file_names import require_present
-from hermes.data.files import STANDARD_INPUT, find_format
+from hermes.data.file_names import expand_paths, refuse_several_prepared, require_present
 from hermes.data.mixture import strip_weights
 from hermes.data.preference_dataset import PREFERENCE_METRICS
+from hermes.data.prepared_folder import is_prepared
+from hermes.data.records import choose_record_format
+from hermes.data.remote import is_remote
+from hermes.data.token_files import is_token_file
 from hermes.errors import HermesError
 from hermes.finetuning.options import apply_run_settings, check_length, is_resuming, make_lora
 from hermes.interop.architecture import read_architecture
@@ -118,8 +121,12 @@ def check_vocab_size(call: Call) -> None:
 
 
 def _check_names(call: Call) -> None:
-    """Refuse names of files that are not there; what reads them says it."""
-    require_present(strip_weights(list_files(call)))
+    """Refuse names of files that are not there or not to be read so; what reads them says it."""
+    files = list_files(call)
+    names = strip_weights(files)
+    require_present(names)
+    if names == files and _has_text(call):
+        refuse_several_prepared([Path(name) for name in names])
     require_present(list_names(call.values.get("val_data", ())))
     if call["checkpoint"]:
         require_model_present(call["checkpoint"])
@@ -130,6 +137,9 @@ def _check_names(call: Call) -> None:
     given = call["tokenizer"]
     if isinstance(given, str | Path) and not _has_new_tokenizer(call):
         _check_tokenizer(given)
+    if not _has_text(call):
+        for file in (path for path in map(Path, names) if path.is_file()):
+            choose_record_format(file, call["format"])
 
 
 def _check_tokenizer(given: str | Path) -> None:
@@ -166,8 +176,10 @@ def _require_tokenizer(call: Call) -> None:
     if call["tokenizer"] is not None or not _is_new_model(call) or _has_new_tokenizer(call):
         return
     # Prepared tokens, and some tools' files of tokens, have one beside them.
-    names = strip_weights(list_files(call))
-    if all(name == str(STANDARD_INPUT) or find_format(Path(name)) for name in names):
+    named = [Path(name) for name in strip_weights(list_files(call))]
+    if any(is_remote(path) or is_prepared(path) for path in named):
+        return
+    if not any(is_token_file(path) for path in expand_paths(named)):
         if call["resume"]:
             raise HermesError(
                 f"{call['output']} has no checkpoint to resume, and a new run needs --tokenizer "
@@ -244,6 +256,11 @@ def _check_best_name(call: Call) -> None:
 def _is_of_source(metric: str | None) -> bool:
     """Whether a metric has the name of one of several sources, which reading the data tells."""
     return metric is not None and "/" in metric
+
+
+def _has_text(call: Call) -> bool:
+    """Whether the data is text, and not records of conversations or pairs."""
+    return "text_field" in call.values
 
 
 def _has_pairs(call: Call) -> bool:

@@ -14,6 +14,7 @@ from hermes.errors import CheckpointError, HermesError
 from hermes.formatting import format_count
 from hermes.inference.beam_search import search_beams
 from hermes.inference.decoding import (
+    check_prompt,
     check_stop_ids,
     generate_choices,
     generate_tokens,
@@ -161,6 +162,7 @@ class Model:
 
         Arguments are those of `complete`. Raises HermesError.
         """
+        check_prompt(prompt)
         is_text = isinstance(prompt, str)
         check_stop_ids(stop_ids, self._num_tokens)
         return Request(
@@ -218,6 +220,7 @@ class Model:
 
         seed and completion decide the text, on every backend.
         """
+        check_prompt(prompt)
         ids = self.encode(prompt) if isinstance(prompt, str) else list(prompt)
         return generate_tokens(
             self.backend_model,

@@ -170,10 +170,7 @@ def _read_part(part: Any, where: str) -> str:
         raise DataError(f"{where}: found {name_type(part)} where a part with text is needed")
     kind = part.get("type", "text")
     if kind not in TEXT_PARTS:
-        raise DataError(
-            f"{where}: a part of type {kind!r}; only parts of type 'text' can be read, so leave "
-            "the record out"
-        )
+        raise DataError(f"{where}: a part of type {kind!r}; only parts of type 'text' can be read")
     text = require_field(part, "text", where)
     if not isinstance(text, str):
         raise DataError(f"{where}: field 'text': found {name_type(text)} where a string is needed")

@@ -2,6 +2,7 @@
 
 import glob
 import os
+import shlex
 from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
@@ -14,7 +15,13 @@ from hermes.errors import DataError, StorageError, explain_os_error
 from hermes.storage.addresses import expand_home
 from hermes.storage.path_kinds import CHECKPOINT, HF_MODEL, RUN, describe_kind
 
-__all__ = ["expand_paths", "find_matches", "read_names", "require_present"]
+__all__ = [
+    "expand_paths",
+    "find_matches",
+    "read_names",
+    "refuse_several_prepared",
+    "require_present",
+]
 
 LONGEST_NAME = 4096  # characters of a path, at most, on Linux
 LONGEST_PART = 255  # bytes of a name between slashes, at most
@@ -49,6 +56,18 @@ def require_present(names: Iterable[str | Path]) -> None:
         if is_file and not path.exists():
             _require_target(path)
             raise DataError(_describe_missing(path))
+
+
+def refuse_several_prepared(named: Sequence[Path]) -> None:
+    """Refuse a folder of prepared tokens beside other data without weights. Raises DataError."""
+    if len(named) < 2 or not (prepared := [path for path in named if is_prepared(path)]):
+        return
+    other = next(path for path in named if path != prepared[0]) if len({*named}) > 1 else named[1]
+    shares = " ".join(f"--data {shlex.quote(f'{path}:0.5')}" for path in (prepared[0], other))
+    raise DataError(
+        f"{prepared[0]} holds prepared tokens and is given beside {other}: give it alone, or give "
+        f"each its share, as by {shares}"
+    )
 
 
 def _describe_missing(path: Path) -> str:

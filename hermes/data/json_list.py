@@ -12,7 +12,7 @@ from typing import Any
 from hermes.data.files import require_short
 from hermes.errors import DataError
 from hermes.formatting import name_type
-from hermes.storage.plain_json import DuplicateKeyError, decode_json
+from hermes.storage.plain_json import DuplicateKeyError, decode_json, explain_json_error
 
 __all__ = ["read_json_list"]
 
@@ -36,7 +36,7 @@ def read_json_list(parts: Iterable[str], name: str) -> Iterator[Any]:
     if first != "[":
         value = text.decode()
         if text.find_next():
-            raise text.explain("Extra data")
+            raise text.explain("extra data")
         raise DataError(f"{name}: found {name_type(value)} where a list is needed; {ADVICE}")
     text.at += 1
     if text.find_next() != "]":
@@ -46,10 +46,10 @@ def read_json_list(parts: Iterable[str], name: str) -> Iterator[Any]:
             text.find_next()
             yield text.decode()
         if following != "]":
-            raise text.explain("Expecting ',' delimiter")
+            raise text.explain("expecting ',' delimiter")
     text.at += 1
     if text.find_next():
-        raise text.explain("Extra data")
+        raise text.explain("extra data")
 
 
 class _JsonText:
@@ -100,7 +100,7 @@ class _JsonText:
                 breaks_off = error.msg.startswith("Unterminated string")
                 breaks_off |= error.pos >= len(self._text) - NEAR
                 if self._is_whole or not breaks_off:
-                    raise self.explain(error.msg, error.pos) from None
+                    raise self.explain(explain_json_error(error), error.pos) from None
             except DuplicateKeyError as error:
                 line, _ = self._locate(self.at)
                 raise DataError(f"{self._name}:{line}: {error}; keep one") from None

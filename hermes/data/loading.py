@@ -16,7 +16,7 @@ from hermes.data.document_reader import (
     read_file,
     require_text,
 )
-from hermes.data.file_names import expand_paths, read_names
+from hermes.data.file_names import expand_paths, read_names, refuse_several_prepared
 from hermes.data.files import Paths
 from hermes.data.prepared.cache import (
     CACHED_FROM,
@@ -103,9 +103,7 @@ def open_token_folder(folder: Path) -> TokenStream:
 
 
 def _open_prepared(named: Sequence[Path], tokenizer: "Tokenizer") -> TokenStream:
-    if len(named) > 1:
-        other = next((path for path in named if not is_prepared(path)), named[1])
-        raise DataError(f"{named[0]} and {other}: give one folder of prepared tokens alone")
+    refuse_several_prepared(named)
     stream = open_prepared(named[0])
     facts, _ = read_manifest(named[0])
     made = facts["tokenizer"]["fingerprint"]

@@ -24,9 +24,9 @@ from hermes.data.json_list import read_json_list
 from hermes.data.parquet import read_rows
 from hermes.errors import DataError
 from hermes.formatting import format_count
-from hermes.storage.plain_json import DuplicateKeyError, load_json
+from hermes.storage.plain_json import DuplicateKeyError, explain_json_error, load_json
 
-__all__ = ["Record", "parse_records", "read_file_records", "read_records"]
+__all__ = ["Record", "choose_record_format", "parse_records", "read_file_records", "read_records"]
 
 Parsed = TypeVar("Parsed")
 
@@ -60,7 +60,7 @@ def read_records(
     """
     if file_format not in (None, *FORMATS):
         raise DataError(f"format {file_format!r} is unknown; known are {', '.join(FORMATS)}")
-    chosen = [(path, _choose_format(path, file_format)) for path in expand_paths(paths)]
+    chosen = [(path, choose_record_format(path, file_format)) for path in expand_paths(paths)]
     return (record for path, kind in chosen for record in read_file_records(path, kind, bad=bad))
 
 
@@ -84,7 +84,8 @@ def parse_records(
         bad.check()
 
 
-def _choose_format(path: Path, file_format: str | None) -> str:
+def choose_record_format(path: Path, file_format: str | None) -> str:
+    """The format of a file: what the user says, or its ending. Raises DataError for no records."""
     is_stdin = path == STANDARD_INPUT
     chosen = file_format or ("jsonl" if is_stdin else find_format(path))
     if chosen not in FORMATS:
@@ -223,7 +224,7 @@ def _parse_json(text: str, name: str, line: int, hint: str) -> Any:
         before = text[: min(error.pos, len(text.rstrip()))]
         row, column = before.count("\n"), len(before) - before.rfind("\n")
         at = f"{name}:{line + row}:{column}"
-        raise DataError(f"{at}: not JSON ({error.msg}); {hint}") from None
+        raise DataError(f"{at}: not JSON ({explain_json_error(error)}); {hint}") from None
     except DuplicateKeyError as error:
         raise DataError(f"{name}:{line}: {error}; keep one") from None
     except ValueError as error:  # NaN, a number too long, nesting too deep

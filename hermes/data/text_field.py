@@ -39,6 +39,7 @@ def describe_missing_text(field: str, names: Collection[str], *, is_table: bool 
             f"no text field {field!r}; the one cell {only[:40]!r} seems to be several with "
             f"{DIVIDERS[divider]} between; .csv has commas, .tsv tabs"
         )
-    other, named = advise_command(names, "text"), "name the one that holds text"
+    other = advise_command(names, "text")
+    named = "name the one that holds text by --text-field"
     advice = f"{other}; else {named}" if other else named
     return describe_missing(field, names, advice, chosen=True)

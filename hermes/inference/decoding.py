@@ -22,6 +22,7 @@ __all__ = [
     "CONTEXT_OVERFLOWS",
     "Completion",
     "check_lengths",
+    "check_prompt",
     "check_stop_ids",
     "choose_prefill_chunk",
     "collect_completion",
@@ -43,6 +44,12 @@ class Completion:
 
     tokens: tuple[int, ...]
     finish_reason: str
+
+
+def check_prompt(prompt: object) -> None:
+    """Refuse what is neither a text nor ids, such as bytes. Raises HermesError."""
+    if isinstance(prompt, bytes | bytearray) or not isinstance(prompt, Iterable):
+        raise HermesError(f"a prompt must be a text or token ids, got {prompt!r:.40}")
 
 
 def check_stop_ids(stop_ids: Iterable[int], vocab_size: int) -> None:

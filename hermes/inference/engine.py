@@ -27,18 +27,18 @@ from hermes.tokenizer import Tokenizer
 
 __all__ = ["DecodingFailed", "Engine", "QueueIsFull"]
 
+MOST_ROWS = 1 << 16  # what is kept of each would take the memory of the machine before its cache
+
 
 class Engine:
     """Generates the texts of many requests, up to `rows` of them at once.
 
     capacity: tokens that a row may have, None for max_seq_len; rows times capacity bounds the
     memory of the cache, which is allocated once. max_queue: how many requests may wait.
-    prefill_chunk: how many tokens of prompts are read between two tokens of those who write, which
-    bounds how long a long prompt holds up the others; None for as many as the model's device reads
-    at once. tokenizer: makes text of tokens; None for
-    tokens alone. vocab_size: only ids below it are chosen. batch_invariant: a text's logits are the
-    same bits, in every precision, whoever shares the batch, for one value of `rows`, `capacity` and
-    `prefill_chunk`; slower.
+    prefill_chunk: how many tokens of prompts are read between two tokens of those who write, None
+    for as many as the device reads at once. tokenizer: makes text of tokens; None for tokens alone.
+    vocab_size: only ids below it are chosen. batch_invariant: a text's logits are the same bits, in
+    every precision, whoever shares it, for one `rows`, `capacity` and `prefill_chunk`; slower.
     """
 
     def __init__(
@@ -57,6 +57,8 @@ class Engine:
         for name, value in (("rows", rows), ("max_queue", max_queue), ("prefill_chunk", chunk)):
             if value < 1:
                 raise HermesError(f"{name} must be at least 1, got {value}")
+        if rows > MOST_ROWS:
+            raise HermesError(f"rows must be at most {MOST_ROWS:,}, got {rows:,}")
         self.capacity = min(capacity or model.spec.max_seq_len, model.spec.max_seq_len)
         self._tokenizer, self._vocab_size = tokenizer, vocab_size
         self._max_queue, self._prefill_chunk = max_queue, chunk

@@ -35,6 +35,7 @@ SAFE = {
 }
 # The rest of a body that was given up may still come, and is not the next request.
 HEADERS = {429: {"Retry-After": "1"}, 408: {"Connection": "close"}}
+MODELS, COMPLETIONS, CHAT = "/v1/models", "/v1/completions", "/v1/chat/completions"
 Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -114,10 +115,10 @@ def make_app(model: ServedModel, *, api_key: str | None = None, hosts: Sequence[
             *(Route(path, show_page) for path in PAGE),
             Route("/health", show_health),
             Route("/metrics", show_metrics),
-            Route("/v1/models", guard(show_models)),
-            Route("/v1/models/{name:path}", guard(show_models)),
-            Route("/v1/completions", guard(complete), methods=["POST"]),
-            Route("/v1/chat/completions", guard(complete_chat), methods=["POST"]),
+            Route(MODELS, guard(show_models)),
+            Route(f"{MODELS}/{{name:path}}", guard(show_models)),
+            Route(COMPLETIONS, guard(complete), methods=["POST"]),
+            Route(CHAT, guard(complete_chat), methods=["POST"]),
         ],
         middleware=[Middleware(HostCheck, hosts=hosts)],
         exception_handlers={404: _refuse_path, 405: _refuse_path, 500: _report_fault},
@@ -215,7 +216,8 @@ async def _wait_for_disconnect(request: Request) -> None:
 async def _refuse_path(request: Request, error: Exception) -> Response:
     status = getattr(error, "status_code", 404)
     why = "there is no such path" if status == 404 else f"{request.method} is not answered here"
-    refusal = ApiError(status, f"{request.url.path}: {why}; the API is below /v1")
+    api = f"the API is GET {MODELS}, POST {COMPLETIONS} and POST {CHAT}"
+    refusal = ApiError(status, f"{request.url.path}: {why}; {api}")
     return JSONResponse(refusal.to_json(), status)
 
 

@@ -9,7 +9,14 @@ import math
 import re
 from typing import Any
 
-__all__ = ["DEEPEST", "DuplicateKeyError", "build_object", "decode_json", "load_json"]
+__all__ = [
+    "DEEPEST",
+    "DuplicateKeyError",
+    "build_object",
+    "decode_json",
+    "explain_json_error",
+    "load_json",
+]
 
 # Levels of lists and objects. Python's own limit depends on how deep the caller stands, and what is
 # read just below it fails where it is written again. Schemas of tools have about ten.
@@ -31,6 +38,12 @@ def build_object(items: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(key for number, key in enumerate(keys) if key in keys[:number])
         raise DuplicateKeyError(f"the key {twice!r} is given twice")
     return found
+
+
+def explain_json_error(error: json.JSONDecodeError) -> str:
+    """What is wrong, as part of a sentence that names the place: "unterminated string"."""
+    what = error.msg.removesuffix(" starting at").removesuffix(" at")
+    return what[:1].lower() + what[1:]
 
 
 def load_json(text: str | bytes | bytearray) -> Any:

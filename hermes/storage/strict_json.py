@@ -8,7 +8,7 @@ import json
 from typing import Any
 
 from hermes.errors import CheckpointError
-from hermes.storage.plain_json import DuplicateKeyError, build_object
+from hermes.storage.plain_json import DuplicateKeyError, build_object, explain_json_error
 
 __all__ = ["parse_json", "render_json"]
 
@@ -53,8 +53,9 @@ def parse_json(data: bytes, where: str) -> Json:
     except UnicodeEncodeError:
         raise CheckpointError(f"{where} has half a surrogate pair in a string") from None
     except json.JSONDecodeError as error:
+        what = explain_json_error(error)
         raise CheckpointError(
-            f"{where} is not JSON: line {error.lineno}, column {error.colno}: {error.msg.lower()}"
+            f"{where} is not JSON: line {error.lineno}, column {error.colno}: {what}"
         ) from None
     except RecursionError:
         raise CheckpointError(f"{where} is nested too deeply") from None

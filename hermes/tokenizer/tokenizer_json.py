@@ -8,7 +8,7 @@ from typing import Any
 
 from hermes.errors import DataError
 from hermes.rust_panics import drop_panics
-from hermes.storage.plain_json import load_json
+from hermes.storage.plain_json import explain_json_error, load_json
 from hermes.tokenizer.growth import check_growth
 from hermes.tokenizer.spelling import BYTE_TOKEN, iterate_stages, list_pieces
 
@@ -22,7 +22,7 @@ __all__ = [
     "set_template",
 ]
 
-LARGEST_ID = 1 << 24  # ids index arrays, so that one number of a file must not ask for gigabytes
+MOST_TOKENS = 1 << 24  # ids index arrays, so that one number of a file must not ask for gigabytes
 BYTE_NAME = "<(?=0x[0-9A-F]{2}>)"
 UNTYPED = "\U0010ffff"  # around names that no text is to have
 Config = dict[str, Any]
@@ -33,8 +33,9 @@ def parse_tokenizer_json(text: str, source: str) -> Config:
     try:
         config = load_json(text)
     except json.JSONDecodeError as error:
+        what = explain_json_error(error)
         raise DataError(
-            f"{source}:{error.lineno}:{error.colno}: not JSON ({error.msg}); a tokenizer.json of "
+            f"{source}:{error.lineno}:{error.colno}: not JSON ({what}); a tokenizer.json of "
             "Hugging Face tokenizers is needed"
         ) from None
     except ValueError as error:
@@ -58,9 +59,9 @@ def parse_tokenizer_json(text: str, source: str) -> Config:
             f"{source}: tokens {one!r:.60} and {names[vocabulary[one]]!r:.60} have the same id, "
             f"{vocabulary[one]}; a tokenizer has one token for each"
         )
-    if largest >= LARGEST_ID:
+    if largest >= MOST_TOKENS:
         raise DataError(
-            f"{source}: a token has id {largest}; hermes reads ids below {LARGEST_ID:,}"
+            f"{source}: a token has id {largest}; hermes reads ids below {MOST_TOKENS:,}"
         )
     check_growth(config, source)
     return dict(config)

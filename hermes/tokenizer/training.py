@@ -21,6 +21,7 @@ from hermes.tokenizer.bytelevel import (
     split_text,
 )
 from hermes.tokenizer.sentencepiece_training import train_sentencepiece
+from hermes.tokenizer.tokenizer_json import MOST_TOKENS
 
 __all__ = [
     "SAMPLE_BYTES",
@@ -87,6 +88,8 @@ class Settings:
                 f"vocab_size is {self.vocab_size}; {needed}"
                 f"{format_count(len(names), 'special tokens')} need at least {least}"
             )
+        if self.vocab_size > MOST_TOKENS:  # the trainer reserves room for all, and ends the process
+            raise DataError(f"vocab_size is {self.vocab_size:,}; the most is {MOST_TOKENS:,}")
         if self.min_frequency < 1:
             raise DataError(f"min_frequency must be at least 1, got {self.min_frequency}")
         if not 1 <= self.sample_bytes <= MOST_SAMPLE_BYTES:

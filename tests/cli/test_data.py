@@ -206,7 +206,7 @@ def test_faults_of_text_are_listed_and_exit_with_1(call, here):
     Path("worse.jsonl").write_text('{"text": "a"}\n' + '{"body": "a", "id": 1}\n' * 12)
     code, listed, _ = call("data", "check", "worse.jsonl")
     assert code == 1
-    found = "no text field 'text', only 'body', 'id'; name the one that holds text"
+    found = "no text field 'text', only 'body', 'id'; name the one that holds text by --text-field"
     assert listed.splitlines()[-10:] == [
         f"fault      12 bad records; the first: worse.jsonl:2: {found}",
         *(f"           worse.jsonl:{line}: {found}" for line in range(3, 12)),

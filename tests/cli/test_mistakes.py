@@ -12,6 +12,8 @@ from hermes.options.synonyms import OWN_COMMANDS
 from hermes_cli.main import COMMANDS as MAIN_COMMANDS
 from tests.cli.support import TRAIN, refuses
 
+ADVICE = "name the one that holds text by --text-field; --skip-bad-records leaves such records out"
+
 
 @pytest.mark.parametrize(
     ("changes", "code", "message"),
@@ -72,14 +74,13 @@ def test_a_mistake_in_an_option_is_one_line(here, call, changes, code, message):
         ("latin.txt", b"caf\xe9 au lait",
          "latin.txt:1: not UTF-8 at byte 3 (0xe9); convert it to UTF-8"),
         ("a.jsonl", b'{"text": "one"}\n{"body": "two"}\n',
-         "a.jsonl:2: no text field 'text', only 'body'; name the one that holds text; "
-         "--skip-bad-records leaves such records out"),
+         f"a.jsonl:2: no text field 'text', only 'body'; {ADVICE}"),
         ("chats.jsonl", b'{"messages": []}\n',
          "chats.jsonl:1: no text field 'text', only 'messages'; conversations are for hermes sft; "
-         "else name the one that holds text; --skip-bad-records leaves such records out"),
+         f"else {ADVICE}"),
         ("pairs.jsonl", b'{"chosen": "a", "rejected": "b"}\n',
          "pairs.jsonl:1: no text field 'text', only 'chosen', 'rejected'; pairs are for hermes "
-         "dpo; else name the one that holds text; --skip-bad-records leaves such records out"),
+         f"dpo; else {ADVICE}"),
         ("short.txt", b"the cat",
          "the text has {n} tokens; 1 sequence of 16 needs 17: give more text or a shorter "
          "--seq-len"),

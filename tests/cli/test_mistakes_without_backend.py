@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+import hermes
+
 MISTAKES = {
     "train --model nope --data t.txt": "there is no model or file 'nope'",
     "train --model tiny --data missing.txt": "missing.txt: no such file",
@@ -49,6 +51,12 @@ MISTAKES = {
     "sft --checkpoint . --data t.txt --grad-clip -1": "--grad-clip must",
     "dpo --checkpoint . --data t.txt --max-len 0": "--max-len must be at least 1",
     "dpo --checkpoint . --data t.txt --beta -1": "--beta must be above 0",
+    "sft --checkpoint . --data t.txt": "t.txt: unknown ending '.txt'",
+    "dpo --checkpoint . --data t.txt": "t.txt: unknown ending '.txt'",
+    "finetune --checkpoint . --data made --data t.txt": "by --data made:0.5 --data t.txt:0.5",
+    "train --model tiny --data t.txt --data made": "by --data made:0.5 --data t.txt:0.5",
+    "train --model tiny --data begun": "begun holds tokens that are not all prepared yet",
+    "train --model tiny --data [m]ade": "made holds prepared tokens, where text is needed",
     "sft --checkpoint . --data t.txt --template missing": "missing: no such template",
     "sft --checkpoint . --data t.txt --template-arg so": "must be KEY=VALUE",
     "sft --checkpoint . --data t.txt --push-to-hub so": "not the name of a repository",
@@ -132,6 +140,11 @@ def answers(tmp_path_factory):
     folder = tmp_path_factory.mktemp("mistakes")
     (folder / "t.txt").write_text("some text\n" * 99)
     (folder / "large.txt").write_text("some text\n" * 200_000)
+    (folder / "text.jsonl").write_text('{"text": "a"}\n{"body": "a"}\n')
+    tokenizer = hermes.train_tokenizer(folder / "t.txt", vocab_size=300)
+    hermes.prepare(folder / "t.txt", tokenizer, output=folder / "made")
+    with pytest.raises(hermes.HermesError):
+        hermes.prepare(folder / "text.jsonl", tokenizer, output=folder / "begun", part="1/2")
     lines = [("run_line", [line]) for line in MISTAKES]
     calls = [("run_call", [name, args, kwargs]) for name, (args, kwargs, _) in CALLS.items()]
     done = subprocess.run(

@@ -77,7 +77,7 @@ def test_standard_input_is_text_or_the_format_named(monkeypatch):
         (
             "a.json",
             '["a",\n oops]',
-            ":2:2: not JSON (Expecting value); one list is needed; a file of one object a line is "
+            ":2:2: not JSON (expecting value); one list is needed; a file of one object a line is "
             "called .jsonl",
         ),
         (
@@ -135,9 +135,14 @@ def test_a_mistake_is_named_with_its_place(write, name, content, expected):
         (
             "a.jsonl",
             '{"content": "b"}',
-            ":1: no text field 'text', only 'content'; name the one that holds text",
+            ":1: no text field 'text', only 'content'; name the one that holds text by "
+            "--text-field",
         ),
-        ("a.jsonl", "{}", ":1: no text field 'text', only none; name the one that holds text"),
+        (
+            "a.jsonl",
+            "{}",
+            ":1: no text field 'text', only none; name the one that holds text by --text-field",
+        ),
         ("a.jsonl", '{"text": null}', ":1: field 'text': found null where a string is needed"),
         ("a.jsonl", '{"text": 7}', ":1: field 'text': found 7 where a string is needed"),
         (
@@ -149,12 +154,12 @@ def test_a_mistake_is_named_with_its_place(write, name, content, expected):
         (
             "a.jsonl",
             '"a"\n{"text": "b"',
-            ":2:13: not JSON (Expecting ',' delimiter); one JSON value a line is needed",
+            ":2:13: not JSON (expecting ',' delimiter); one JSON value a line is needed",
         ),
         (
             "a.jsonl",
             '{"text": "b"\n"a"\n',
-            ":1:13: not JSON (Expecting ',' delimiter); one JSON value a line is needed",
+            ":1:13: not JSON (expecting ',' delimiter); one JSON value a line is needed",
         ),
         (
             "a.jsonl",

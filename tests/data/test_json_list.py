@@ -95,11 +95,11 @@ def test_items_and_errors_are_those_of_the_whole_text(seed):
     ("text", "message"),
     [
         ('{"a": 1}', "f.json: found an object where a list is needed"),
-        ('{"a": 1}\n{"a": 2}', "f.json:2:1: not JSON (Extra data); one list is needed; a file of"),
-        ("[1]\n]", "f.json:2:1: not JSON (Extra data); "),
-        ('[\n"a"\n"b"]', "f.json:3:1: not JSON (Expecting ',' delimiter); "),
-        ('[1, "ab', "f.json:1:5: not JSON (Unterminated string starting at); "),
-        ('["a\nb"]', "f.json:1:4: not JSON (Invalid control character at); "),
+        ('{"a": 1}\n{"a": 2}', "f.json:2:1: not JSON (extra data); one list is needed; a file of"),
+        ("[1]\n]", "f.json:2:1: not JSON (extra data); "),
+        ('[\n"a"\n"b"]', "f.json:3:1: not JSON (expecting ',' delimiter); "),
+        ('[1, "ab', "f.json:1:5: not JSON (unterminated string); "),
+        ('["a\nb"]', "f.json:1:4: not JSON (invalid control character); "),
         ("[1,\n-Infinity]", "f.json:2: JSON that cannot be read (-Infinity is not JSON; null is)"),
         ("[1e300,\n1e309]", "f.json:2: JSON that cannot be read (the number 1e309 is out of"),
     ],
@@ -133,5 +133,5 @@ def test_a_mistake_early_in_a_long_file_is_found_without_reading_on():
         yield '[{"text": "a"}, {"text" "b"},' + " " * 100
         raise AssertionError("more is read than is needed")
 
-    with pytest.raises(DataError, match=r"f\.json:1:25: not JSON \(Expecting ':' delimiter\)"):
+    with pytest.raises(DataError, match=r"f\.json:1:25: not JSON \(expecting ':' delimiter\)"):
         list(read_json_list(parts(), "f.json"))

@@ -120,7 +120,9 @@ def test_a_prepared_folder_is_opened_as_it_is(write, tmp_path, tokenizer, option
     other = train_tokenizer([TEXT], vocab_size=280)
     with pytest.raises(DataError, match=rf"give --tokenizer {tmp_path}/out$"):
         load_tokens(tmp_path / "out", other, options)
-    with pytest.raises(DataError, match=r"give one folder of prepared tokens alone$"):
+    with pytest.raises(
+        DataError, match=r"beside .*/a\.txt: give it alone, or .*/out:0\.5 --data .*/a\.txt:0\.5$"
+    ):
         load_tokens([tmp_path / "out", tmp_path / "a.txt"], tokenizer, options)
 
 

@@ -180,6 +180,49 @@ def test_a_preparation_stopped_by_a_bad_record_goes_on_without_it(tokenizer, tmp
         prepare_tokens(data, tokenizer, tmp_path / "out", options=SMALL)
 
 
+def test_data_that_is_refused_before_a_shard_is_finished_leaves_the_folder_to_others(
+    data, prepared, tokenizer, tmp_path
+):
+    wrong, empty = tmp_path / "latin1.txt", tmp_path / "texts" / "empty.txt"
+    wrong.write_bytes(b"caf\xe9\n")
+    empty.parent.mkdir()
+    empty.touch()
+    folder = tmp_path / "out"
+    for mistyped in (wrong, empty, empty.parent):
+        with pytest.raises(DataError):
+            prepare_tokens(mistyped, tokenizer, folder, options=SMALL)
+        assert not folder.exists()
+    prepare_tokens(data, tokenizer, folder, options=SMALL)
+    assert list_bytes(folder) == list_bytes(prepared)
+
+
+def test_a_part_whose_data_is_refused_leaves_the_folder_to_the_other_parts(
+    data, tokenizer, tmp_path
+):
+    wrong, folder = tmp_path / "latin1.txt", tmp_path / "out"
+    wrong.write_bytes(b"caf\xe9\n")
+    for part in (Part(1, 2), None):
+        with pytest.raises(DataError, match=r"latin1\.txt:1: not UTF-8"):
+            prepare_tokens(wrong, tokenizer, folder, options=SMALL, part=part)
+    with pytest.raises(DataError, match=r"was begun with .*latin1\.txt"):
+        prepare_tokens(data, tokenizer, folder, options=SMALL)
+
+
+def test_a_preparation_that_is_interrupted_before_a_shard_is_finished_leaves_nothing(
+    data, tokenizer, tmp_path
+):
+    for is_begun in (False, True):
+        folder = tmp_path / f"{is_begun}"
+
+        def interrupt(progress, folder=folder, is_begun=is_begun):
+            if not is_begun or any(folder.glob("[0-9]*.json")):
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            prepare_tokens(data, tokenizer, folder, options=SMALL, watch=interrupt)
+        assert folder.exists() == is_begun
+
+
 def test_other_text_of_the_same_size_is_noticed_when_resuming(data, tokenizer, tmp_path):
     folder = tmp_path / "begun"
     prepare_tokens(data, tokenizer, folder, options=SMALL, part=Part(2, 2))

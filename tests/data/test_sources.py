@@ -308,5 +308,5 @@ def test_a_dataset_of_the_hub_is_streamed_by_its_library(monkeypatch, tmp_path, 
     assert message("hf://datasets/owner/name:dev").startswith("hf://datasets/owner/name:dev: ")
     assert message("hf://datasets/owner/name", text_field="body") == (
         "hf://datasets/owner/name[0]: no text field 'body', only 'text'; name the one that holds "
-        f"text{SKIP_ADVICE}"
+        f"text by --text-field{SKIP_ADVICE}"
     )

@@ -206,6 +206,12 @@ def test_a_queue_of_one_says_so():
         engine.submit(Request((1,), 2, GREEDY))
 
 
+def test_more_rows_than_a_machine_keeps_are_refused_before_their_cache_is_made():
+    """What was kept of each of 10^9 took all memory, and the process was killed."""
+    with pytest.raises(HermesError, match=r"rows must be at most 65,536, got 1,000,000,000$"):
+        Engine(make_model("torch"), rows=10**9)
+
+
 def test_a_long_prompt_holds_up_no_one_for_longer_than_a_chunk():
     engine = Engine(make_model("torch"), rows=2, prefill_chunk=4)
     writer = engine.submit(Request((1,), 20, GREEDY))

@@ -42,6 +42,14 @@ def test_a_stop_string_ends_the_text_before_it_wherever_it_begins(model):
         assert "".join(pieces) == done.text
 
 
+@pytest.mark.parametrize("prompt", [b"the cat", None, 7])
+def test_a_prompt_that_is_neither_text_nor_ids_is_refused(model, prompt):
+    """Bytes are a sequence of integers, which were taken for ids."""
+    for write in (model.generate, model.complete, lambda one: list(model.tokens(one))):
+        with pytest.raises(HermesError, match="a prompt must be a text or token ids, got "):
+            write(prompt)
+
+
 def test_a_stop_id_ends_the_text_and_min_tokens_puts_it_off(model):
     ids = list(model.tokens("the", max_tokens=6, sampling=GREEDY))
     done = model.complete("the", max_tokens=6, sampling=GREEDY, stop_ids=[ids[2]])

@@ -70,12 +70,14 @@ def test_a_body_beyond_the_limit_is_refused(make_server):
 
 
 def test_paths_and_methods_that_are_none_are_refused(server):
-    for answer, status in (
-        (httpx.get(f"{server.address}/v2", timeout=PATIENCE), 404),
-        (httpx.get(f"{server.address}/v1/completions", timeout=PATIENCE), 405),
+    api = "the API is GET /v1/models, POST /v1/completions and POST /v1/chat/completions"
+    for path, status, why in (
+        ("/v1/responses", 404, "there is no such path"),
+        ("/v1/completions", 405, "GET is not answered here"),
     ):
+        answer = httpx.get(f"{server.address}{path}", timeout=PATIENCE)
         assert answer.status_code == status
-        assert "the API is below /v1" in answer.json()["error"]["message"]
+        assert answer.json()["error"]["message"] == f"{path}: {why}; {api}"
 
 
 def test_another_sites_name_is_refused(server):

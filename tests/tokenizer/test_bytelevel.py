@@ -115,7 +115,7 @@ def test_folding_writes_latin_in_ascii_and_leaves_other_scripts():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"model":\n oops', r":2:2: not JSON \(Expecting value\); a tokenizer.json of Hugging"),
+        ('{"model":\n oops', r":2:2: not JSON \(expecting value\); a tokenizer.json of Hugging"),
         ("[]", ": not a tokenizer.json: it has no model with a vocabulary"),
         ('{"model": {"type": "BPE"}}', ": not a tokenizer.json: it has no model with a vocab"),
         (

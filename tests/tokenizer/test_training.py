@@ -51,6 +51,12 @@ def test_too_small_a_vocabulary_is_refused_with_both_numbers():
     assert train_tokenizer([TEXT], vocab_size=261).vocab_size == 261
 
 
+def test_a_vocabulary_beyond_what_is_read_again_is_refused():
+    """The trainer ended the process: it reserved more memory than there is."""
+    with pytest.raises(DataError, match=r"vocab_size is 1,000,000,000; the most is 16,777,216$"):
+        train_tokenizer([TEXT], vocab_size=10**9)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -93,22 +93,14 @@ def prepare_tokens(
         delete_unfinished(folder)  # where the last attempt was killed between that and the manifest
         notes = compare_sources(folder, plan)
         return describe_whole(folder, (*notes, "nothing is left to do"))
-    whole_size = plan.size if all(source.is_file for source in plan.sources) else 0
-    progress = PreparationProgress(whole_size)
     mine = part or Part()
-    with ThreadPoolExecutor(1) as beginner, EncodingPool(tokenizer, workers) as pool:
-        # The disk is waited for while the first text is read and encoded.
-        begun = beginner.submit(_begin_folder, folder, plan, tokenizer, disk)
-        for group in range(len(plan.groups)):
-            if mine.may_have(len(plan.groups), group):
-                _prepare_group(
-                    folder, plan, group, mine, tokenizer, pool, disk, progress, watch, begun.result
-                )
-        begun.result()
-    _require_own_plan(folder, plan)
-    if part is not None and part.count > 1:
-        return _describe_part(folder, plan, part)
-    return write_manifest(folder, plan, tokenizer, disk, workers, progress, watch)
+    begins_alone = mine.count == 1 and not (folder / PLAN).exists()
+    try:
+        return _prepare_part(folder, plan, mine, tokenizer, workers, disk, watch)
+    except (DataError, KeyboardInterrupt):
+        if begins_alone:  # else other parts may be at work by this plan
+            _withdraw_plan(folder, plan)
+        raise
 
 
 def merge_parts(output: str | Path, *, watch: Watch = report_progress) -> PrepareResult:
@@ -244,6 +236,50 @@ def _begin_folder(folder: Path, plan: Plan, tokenizer: "Tokenizer", disk: Disk) 
     if read_roles({}, tokenizer.find_id, tokenizer.find_name, None).eos != tokenizer.eos_id:
         config = json.dumps(build_tokenizer_config(tokenizer), indent=2, ensure_ascii=False) + "\n"
         write_atomically(folder / TOKENIZER_CONFIG, config.encode(), disk=disk, sync_name=False)
+
+
+def _prepare_part(
+    folder: Path,
+    plan: Plan,
+    part: Part,
+    tokenizer: "Tokenizer",
+    workers: int | None,
+    disk: Disk,
+    watch: Watch,
+) -> PrepareResult:
+    """Write the shards of a part, and the manifest where it is all. Raises as prepare_tokens."""
+    whole_size = plan.size if all(source.is_file for source in plan.sources) else 0
+    progress = PreparationProgress(whole_size)
+    with ThreadPoolExecutor(1) as beginner, EncodingPool(tokenizer, workers) as pool:
+        # The disk is waited for while the first text is read and encoded.
+        begun = beginner.submit(_begin_folder, folder, plan, tokenizer, disk)
+        for group in range(len(plan.groups)):
+            if part.may_have(len(plan.groups), group):
+                _prepare_group(
+                    folder, plan, group, part, tokenizer, pool, disk, progress, watch, begun.result
+                )
+        begun.result()
+    _require_own_plan(folder, plan)
+    if part.count > 1:
+        return _describe_part(folder, plan, part)
+    return write_manifest(folder, plan, tokenizer, disk, workers, progress, watch)
+
+
+def _withdraw_plan(folder: Path, plan: Plan) -> None:
+    """Delete a plan by which no shard was finished, with what it put into the folder.
+
+    Nothing is lost, and a mistyped name of data would keep the folder for itself.
+    """
+    from hermes.tokenizer.manifest import name_manifest
+
+    with suppress(OSError):
+        if (folder / PLAN).read_bytes() != plan.to_json() or any(folder.glob("[0-9]*-[0-9]*.json")):
+            return
+        delete_unfinished(folder)
+        tokenizer = folder / TOKENIZER
+        for path in (tokenizer, name_manifest(tokenizer), folder / TOKENIZER_CONFIG):
+            path.unlink(missing_ok=True)
+        folder.rmdir()
 
 
 def _prepare_group(
