@@ -111,7 +111,9 @@ def _count_mlx_working(block: BlockSpec, C: int, shape: Shape) -> int:
     if block.ffn is not None:
         working += 7 * shape.activation * N * block.ffn.hidden_size
     if block.attention is not None:
-        working += 3 * wide * count_mlx_scores(block.attention, shape)
+        scores = count_mlx_scores(block.attention, shape)
+        is_whole = scores == N * block.attention.num_heads * shape.seq_len
+        working += (3 if is_whole else 5) * wide * scores  # of blocks several are in work
     return working
 
 

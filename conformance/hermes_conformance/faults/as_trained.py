@@ -99,6 +99,21 @@ def _place_later_reads_early(patcher: Patcher) -> None:
     patcher.wrap_method("context", "Context", "angles", wrap)
 
 
+def _miss_first_keys(patcher: Patcher) -> None:
+    """Blocks of queries behind the first do not read the first of their keys."""
+
+    def wrap(original):
+        def faulty(length, window):
+            return [
+                block._replace(first=block.first + (block.start > 0))
+                for block in original(length, window)
+            ]
+
+        return faulty
+
+    patcher.wrap(patcher.load_module("ops"), "list_query_blocks", wrap)
+
+
 def _halve_rate(when: Callable[[Any], bool]) -> Plant:
     """Every update of learners with such options is half as large."""
 
@@ -255,6 +270,7 @@ FAULTS = (
         CAUSAL,
         _place_later_reads_early,
     ),
+    _make_fault("blocks of queries miss a key", "logits-float32", CAUSAL, _miss_first_keys, "mlx"),
     _make_fault(
         "attention is written out where a kernel is",
         "kernels-float32",
