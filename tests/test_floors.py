@@ -64,7 +64,7 @@ FLOORS = {
     "hermes_torch": [
         {"cache", "compiler", "global_state", "loss", "loss_scale", "optim", "rendezvous"}
         | {"fused_attention", "step_graphs", "token_choice", "work_counts"}
-        | {"head_products", "host_copies", "onednn_products", "side_group"}
+        | {"head_products", "host_copies", "onednn_products", "rotation", "side_group"}
         | {"logits_gradient", "pair_groups"},
         {"joined_weights", "recomputation", "update_rules"},
         {"chunked_loss", "context", "process_group"},
