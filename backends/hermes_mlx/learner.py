@@ -14,6 +14,7 @@ import numpy as np
 from mlx.core import array as Array
 from numpy.typing import NDArray
 
+from hermes.host_allocator import keep_freed_memory
 from hermes.interface import Batch, StepReport, Tensors, TrainState, check_batch
 from hermes.numerics.lora import list_trainable
 from hermes.numerics.randomness import dropout_row_keys
@@ -189,7 +190,9 @@ class Learner(Model):
     def step(self, batch: Batch, lr: float) -> StepReport:
         """Take one optimizer step: gradients of all micro-batches, clipping, update."""
         runtime, optimizer, step = self.runtime, self._optimizer, self._steps_done + 1
-        with self._expect_compiling(batch), runtime.apply_options(), self._watch():
+        is_new = self._meet_shape(batch)
+        expecting = self._expect_compiling() if is_new else contextlib.nullcontext()
+        with expecting, runtime.apply_options(), self._watch():
             loss, grads, rows = self._accumulate(batch)
             scalars = optimizer.compute_scalars(lr, step)
             scaling = self._scaling
@@ -208,6 +211,9 @@ class Learner(Model):
             # no further: more queued steps would hold their batches.
             if self._last_loss is not None:
                 mx.eval(self._last_loss)
+            if is_new and not runtime.is_on_gpu:
+                mx.eval(loss, norm, tensors)  # or the first step is still on its way
+                keep_freed_memory(runtime)
         self._last_loss, self._steps_done = loss, step
         scale = scaling and LazyScalar(scaling[0])
         first = None if self._first_norm is None else LazyScalar(self._first_norm)
@@ -215,12 +221,16 @@ class Learner(Model):
         numbers = LazyScalar(loss), LazyScalar(norm), rows, scale, first, told
         return StepReport(step, *numbers, runs_ahead=self.runtime.is_on_gpu)
 
-    def _expect_compiling(self, batch: Batch) -> contextlib.AbstractContextManager:
-        """A context in which peers may be silent for long, for a batch of a shape that is new."""
+    def _meet_shape(self, batch: Batch) -> bool:
+        """Whether a batch has a shape that no batch had before."""
         shape = batch.tokens.shape[1:]
         is_new = shape not in self._shapes
         self._shapes.add(shape)
-        if not (self._distributed and is_new and self._uses_compile()):
+        return is_new
+
+    def _expect_compiling(self) -> contextlib.AbstractContextManager:
+        """A context in which peers may be silent for long, as a batch has a shape that is new."""
+        if not (self._distributed and self._uses_compile()):
             return contextlib.nullcontext()
         return self._process_group.allow_compiling()
 

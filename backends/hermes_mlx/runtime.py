@@ -12,7 +12,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 from numpy.typing import ArrayLike, NDArray
 
 from hermes.errors import CheckpointError, Unsupported
-from hermes.host_allocator import keep_freed_memory
+from hermes.host_allocator import map_large_arrays
 from hermes.interface import IGNORE, Options, Tensors
 from hermes.numerics.chunking import index_pair_targets
 from hermes.numerics.frozen import FrozenWeights
@@ -98,7 +98,7 @@ class Runtime:
         self.is_on_gpu = name == "gpu"
         claim_memory(self.device)
         if training and name == "cpu":
-            keep_freed_memory(self)
+            map_large_arrays(self)
         self.widest = mx.float64 if name == "cpu" else mx.float32  # that the device has
         self.master = mx.float64 if self.dtype == mx.float64 else mx.float32
         exact = options.exact or self.dtype == mx.float64

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor as Array
 
 from hermes.errors import Unsupported
-from hermes.host_allocator import return_freed_memory
+from hermes.host_allocator import keep_freed_memory
 from hermes.interface import Batch, StepReport, Tensors, TrainState, check_batch
 from hermes.numerics.lora import list_trainable
 from hermes.numerics.randomness import dropout_row_keys
@@ -251,9 +251,8 @@ class Learner(Model):
                 known = {name: x for name, x in numbers.items() if x is not None}
                 late = LateNumbers(self._number_copies, known)
             self._clear_grads()
-            if is_new and self._compiled is not None and self.runtime.device.type == "cpu":
-                # What the compiler used lies between the arrays, and theirs would not fit there.
-                return_freed_memory()
+            if is_new and self.runtime.device.type == "cpu":
+                keep_freed_memory(self.runtime)
             report = {name: LateNumber(late, name) for name in known}
             ahead = self._number_copies.runs_ahead
             return StepReport(self._steps_done, **report, runs_ahead=ahead)

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor as Array
 
 from hermes.errors import Unsupported
-from hermes.host_allocator import keep_freed_memory
+from hermes.host_allocator import map_large_arrays
 from hermes.interface import IGNORE, Options, Tensors
 from hermes.numerics.chunking import index_pair_targets
 from hermes.numerics.frozen import FrozenWeights
@@ -128,7 +128,7 @@ class Runtime:
         self.table = {**list_parameters(spec), **(list_adapter_tensors(spec, lora) if lora else {})}
         self.names = tuple(self.table)
         if training and self.device.type == "cpu":
-            keep_freed_memory(self)
+            map_large_arrays(self)
         if shards:
             shards.split(self.module, self.dtype, self.master)
         loaded = {}

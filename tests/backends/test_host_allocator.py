@@ -17,6 +17,7 @@ from hermes.spec import AttentionSpec, BlockSpec, FfnSpec, ModelSpec
 
 SPEC = ModelSpec((BlockSpec(AttentionSpec(2), FfnSpec(8)),), "wide", "", 1 << 20, 8, 8, 1)  # 32 MiB
 NUMBERS = 64 << 20  # 256 MiB of float32: more than glibc ever keeps by itself
+LEAST_NUMBERS = 1 << 18  # 1 MiB
 MALLOC_FIELDS = (
     *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
     *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
@@ -61,11 +62,17 @@ def make_learner(spec, backend="torch", **options):
     return find_backend(backend).learner(spec, state, Recipe(), options)
 
 
+def take_step(learner, length):
+    ids = np.zeros((1, 2, length), np.int32)
+    learner.step(Batch(ids, ids, np.arange(2, dtype=np.uint32)[None]), 1e-3)
+
+
 @ours_alone
 @pytest.mark.usefixtures("no_settings")
 @pytest.mark.parametrize("backend", ["torch", "mlx"])
 def test_memory_is_kept_while_a_learner_lives_and_returned_after_it(backend):
     learner = make_learner(SPEC, backend)
+    take_step(learner, 4)
     before = count_mapped()
     array = np.ones(NUMBERS, np.float32)
     assert count_mapped() == before  # it is part of the heap
@@ -75,6 +82,36 @@ def test_memory_is_kept_while_a_learner_lives_and_returned_after_it(backend):
     del learner
     gc.collect()
     assert count_resident() < held - 3 * NUMBERS
+
+
+@ours_alone
+@pytest.mark.usefixtures("no_settings")
+@pytest.mark.parametrize("backend", ["torch", "mlx"])
+def test_what_the_first_step_leaves_does_not_lie_between_arrays(backend):
+    gc.collect()  # what other tests have trained
+    learner = make_learner(SPEC, backend)
+    before = count_mapped()
+    array = np.ones(LEAST_NUMBERS, np.float32)  # glibc by itself would put it into the heap
+    assert count_mapped() > before
+    del array
+    take_step(learner, 4)
+    before = count_mapped()
+    array = np.ones(LEAST_NUMBERS, np.float32)
+    assert count_mapped() == before
+    del array
+
+
+@ours_alone
+@pytest.mark.usefixtures("no_settings")
+def test_an_owner_counts_once():
+    gc.collect()
+    before, owner = len(host_allocator._owners), Owner()
+    assert host_allocator.map_large_arrays(owner)
+    assert host_allocator.keep_freed_memory(owner)
+    assert host_allocator.keep_freed_memory(owner)
+    assert len(host_allocator._owners) == before + 1
+    del owner
+    assert len(host_allocator._owners) == before
 
 
 @ours_alone
@@ -100,25 +137,26 @@ def test_a_process_that_goes_on_after_its_last_training_gives_memory_back_by_its
 @pytest.mark.parametrize("backend", ["torch", "mlx"])
 def test_every_model_that_is_trained_asks_and_no_other(monkeypatch, backend):
     asked, small = [], dataclasses.replace(SPEC, vocab_size=8)
-    monkeypatch.setattr(f"hermes_{backend}.runtime.keep_freed_memory", asked.append)
+    monkeypatch.setattr(f"hermes_{backend}.runtime.map_large_arrays", asked.append)
     find_backend(backend).build(small, init_weights(small, 0), Options(device="cpu"))
     assert not asked
     make_learner(small, backend)
     assert len(asked) == 1
 
 
-def test_what_torchs_compiler_held_is_given_back_after_the_step_that_compiles(monkeypatch):
-    lengths, given_back = [], []
+@pytest.mark.parametrize("backend", ["torch", "mlx"])
+def test_memory_is_kept_from_the_first_step_on_and_given_back_after_a_new_shape(
+    monkeypatch, backend
+):
+    lengths, kept = [], []
     monkeypatch.setattr(
-        "hermes_torch.learner.return_freed_memory", lambda: given_back.append(len(lengths))
+        f"hermes_{backend}.learner.keep_freed_memory", lambda owner: kept.append(len(lengths))
     )
-    small = dataclasses.replace(SPEC, vocab_size=8)
-    learner = make_learner(small, "torch", compile=True)
+    learner = make_learner(dataclasses.replace(SPEC, vocab_size=8), backend)
     for length in (8, 8, 4, 8, 4):
         lengths.append(length)
-        ids = np.zeros((1, 2, length), np.int32)
-        learner.step(Batch(ids, ids, np.arange(2, dtype=np.uint32)[None]), 1e-3)
-    assert given_back == [1, 3]
+        take_step(learner, length)
+    assert kept == [1, 3]
 
 
 @ours_alone
