@@ -20,6 +20,7 @@ from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attent
 from hermes.formatting import format_count
 from hermes.interface import Options
 from hermes.spec import Alibi, AttentionSpec, ModelSpec
+from hermes_torch import block_attention
 
 BLOCK = 128  # positions in a block of a BlockMask; torch's own default
 LEAST_HEAD_SIZE = 16  # of FlexAttention's kernel
@@ -27,7 +28,7 @@ MOST_HEAD_SIZE = 256  # of flash attention's
 # What the two kernels are in a graph; private names.
 FUSED_OPERATORS = ("torch_attn._varlen_attn.default", "flex_attention")
 
-Kernel = Literal["varlen", "flex", "sdpa", "written out"]
+Kernel = Literal["varlen", "flex", "blocks", "sdpa", "written out"]
 Mod = Callable[[Array, Array, Array, Array, Array], Array]
 
 
@@ -37,12 +38,13 @@ class Kernels:
 
     flex: FlexAttention, which torch.compile makes for each formula; turned off where that fails.
     atomic: where gradients of learned slopes may be summed in any order, as FlexAttention sums
-    them.
+    them. blocks: block_attention.py, in compiled passes.
     """
 
     varlen: bool = False
     flex: bool = False
     atomic: bool = True
+    blocks: bool = False
 
 
 NO_KERNELS = Kernels()
@@ -53,6 +55,9 @@ def find_kernels(device: torch.device, dtype: torch.dtype, options: Options) -> 
 
     FlexAttention without the compiler is the written-out form with a mask of (T, S) besides.
     """
+    if device.type == "cpu":
+        compiles = options.compile is True and dtype == torch.bfloat16
+        return Kernels(blocks=compiles and block_attention.FASTER)
     if device.type != "cuda":
         return NO_KERNELS
     is_low = dtype in (torch.bfloat16, torch.float16)
@@ -86,8 +91,11 @@ def choose_kernel(
     positions, D, E = spec.position_encoding, spec.head_size, spec.value_size
     has_bias = isinstance(positions, Alibi)
     has_mask = has_segments or (spec.window_size is not None and spec.window_size < T)
-    if not is_whole or T == 1 or not (is_written or has_bias or has_mask):
+    if not is_whole or T == 1:
         return fallback
+    if not (is_written or has_bias or has_mask):
+        in_blocks = kernels.blocks and spec.causal and T >= block_attention.LEAST_QUERIES
+        return "blocks" if in_blocks and torch.compiler.is_compiling() else fallback
     takes_size = D == E and D % 8 == 0 and D <= MOST_HEAD_SIZE
     if kernels.varlen and takes_size and not (is_written or has_bias):
         return "varlen"

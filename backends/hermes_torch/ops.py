@@ -19,6 +19,7 @@ from torch import Tensor as Array
 from hermes.spec import AttentionSpec, LayerNorm, NoNorm, RMSNorm
 from hermes.spec.parts import Norm
 from hermes_torch import chunked_loss, loss
+from hermes_torch.block_attention import attend_in_blocks
 from hermes_torch.compiler import warn_compiler_failed
 from hermes_torch.context import Context
 from hermes_torch.fused_attention import attend_flex, attend_varlen
@@ -204,6 +205,9 @@ def attention(
             return attention_exact(q, k, v, spec, slopes, sinks, ctx, site)
         case "varlen":
             return attend_varlen(q, k, v, spec, ctx.boundaries)
+        case "blocks":
+            y, _ = attend_in_blocks(q, k, v, spec.score_scale)
+            return y
         case "flex":
             dropout = ctx.make_dropout(spec.dropout, site)
             blocks = ctx.block_mask(T, spec)

@@ -5,7 +5,7 @@ from typing import Any, Literal
 import torch
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
-from hermes_torch import onednn_products  # noqa: F401 (registers an operator)
+from hermes_torch import block_attention, onednn_products  # noqa: F401 (register operators)
 from hermes_torch.fused_attention import FUSED_OPERATORS
 
 Recompute = Literal["some", "all"]
@@ -19,6 +19,7 @@ KEPT = frozenset(
         _aten.mm.default,
         _aten.addmm.default,
         torch.ops.hermes_torch.multiply_by_onednn.default,
+        torch.ops.hermes_torch.attend_in_blocks.default,
         _aten._scaled_dot_product_flash_attention.default,
         _aten._scaled_dot_product_efficient_attention.default,
         _aten._scaled_dot_product_cudnn_attention.default,

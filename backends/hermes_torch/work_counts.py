@@ -15,13 +15,14 @@ import torch
 from hermes.work_counts import WorkCounts
 
 # What attention ran as, in both passes: torch's operations, and kernels of any maker.
-ATTENTION = re.compile(r"attention|attn|flash|fmha", re.IGNORECASE)
+ATTENTION = re.compile(r"attention|attn|attend|flash|fmha", re.IGNORECASE)
 CALLERS = re.compile(r"^autograd::|Backward\d+$|^aten::scaled_dot_product_attention$")
 # Operations that are a whole forward pass of attention; each may call others of such names.
 FUSED = re.compile(
     r"^aten::_scaled_dot_product_(flash_attention(_for_cpu)?|efficient_attention|cudnn_attention"
     r"|fused_attention_overrideable)$"
     r"|^torch_attn::_varlen_attn(_out)?$|^triton_tem_fused_flex_attention_\d+$"
+    r"|^hermes_torch::attend_in_blocks$"
 )
 SYNCHRONIZES = "called a synchronizing CUDA operation"
 # What Python calls to read numbers of a tensor.

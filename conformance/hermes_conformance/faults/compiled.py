@@ -1,5 +1,6 @@
 """Faults that only compiled learners have."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
 
@@ -69,8 +70,55 @@ def _double_slopes_when_compiling(patcher: Patcher) -> None:
     patcher.wrap(patcher.load_module("chunked_loss"), "value_and_grad", wrap)
 
 
-def _make_fault(name: str, law: str, case: str, plant: Plant, only: str | None = None) -> Fault:
-    return Fault(name, "compiled", law, case, plant, only)
+def _attend_in_small_blocks(patcher: Patcher) -> None:
+    """Attention in bfloat16 is in blocks of a few queries, on any processor; all compiled anew."""
+    import_module("torch").compiler.reset()
+    blocks = patcher.load_module("block_attention")
+    patcher.replace(blocks, "FASTER", True)
+    patcher.replace(blocks, "LEAST_QUERIES", 2)
+    patcher.replace(blocks, "choose_block", lambda T: max(2, T // 4))
+    patcher.wrap(blocks, "_compile", lambda original: original.__wrapped__)
+
+
+def _change_blocks(name: str, change: Callable[[Function], Function]) -> Plant:
+    """A function of attention in blocks is change(it)."""
+
+    def plant(patcher: Patcher) -> None:
+        patcher.wrap(patcher.load_module("block_attention"), name, change)
+
+    return plant
+
+
+def _miss_first_key(allows):
+    """A query after the first reads all keys up to its own but the first."""
+
+    def faulty(start, end):
+        read = allows(start, end)
+        read[1:, 0] = False
+        return read
+
+    return faulty
+
+
+def _lose_later_blocks(add_blocks):
+    """Keys and values have no gradient of queries after the first block."""
+    return lambda blocks, *sizes: add_blocks([blocks[0], *(0 * b for b in blocks[1:])], *sizes)
+
+
+def _make_fault(
+    name: str,
+    law: str,
+    case: str,
+    plant: Plant,
+    only: str | None = None,
+    under: Plant | None = None,
+) -> Fault:
+    return Fault(name, "compiled", law, case, plant, only, under)
+
+
+def _make_block_fault(name: str, function: str, change: Callable[[Function], Function]) -> Fault:
+    plant = _change_blocks(function, change)
+    return _make_fault(name, SHORT, "compiled.pairs/hot", plant, "torch", _attend_in_small_blocks)
 
 
 FAULTS = (
@@ -108,5 +156,14 @@ FAULTS = (
         "compiled.pairs/hot",
         _double_slopes_when_compiling,
         "torch",
+    ),
+    _make_block_fault("a block of queries misses the first key", "_allows", _miss_first_key),
+    _make_block_fault(
+        "queries after the first block give keys no gradient", "_add_blocks", _lose_later_blocks
+    ),
+    _make_block_fault(
+        "what is taken off a block's scores is halved",
+        "_subtract",
+        lambda subtract: lambda x, number: subtract(x, number / 2),
     ),
 )
