@@ -118,7 +118,7 @@ def _make_fault(
 
 def _make_block_fault(name: str, function: str, change: Callable[[Function], Function]) -> Fault:
     plant = _change_blocks(function, change)
-    return _make_fault(name, SHORT, "compiled.pairs/hot", plant, "torch", _attend_in_small_blocks)
+    return _make_fault(name, SHORT, "compiled.causal/hot", plant, "torch", _attend_in_small_blocks)
 
 
 FAULTS = (

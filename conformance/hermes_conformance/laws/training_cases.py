@@ -130,6 +130,7 @@ def make_cases(long: bool = False) -> tuple[Case, ...]:
     # Documents and a softcap in one compiled loss, and below the same with pairs.
     capped = make_spec(num_layers=1, output=OutputSpec(softcap=5.0))
     cases.append(Case("compiled.packed/hot", capped, draw_hot, packed=True, recipe=TRAINING_RECIPE))
+    cases.append(Case("compiled.causal/hot", capped, draw_hot, recipe=TRAINING_RECIPE))
     cases.append(Case("evaluated pairs/hot", capped, draw_hot, B=4, recipe=preference))
     cases += [case for case in read_stored_cases() if case.name.startswith("run.")]
     if long:
