@@ -29,7 +29,7 @@ from hermes.spec import (
     WholeBlock,
 )
 
-__all__ = ["Draft", "View"]
+__all__ = ["Draft", "View", "strip_rates"]
 
 _PARTS = ("attention", "ffn", "block", "embeddings", "output")
 
