@@ -121,7 +121,7 @@ def check_vocab_size(call: Call) -> None:
 
 
 def _check_names(call: Call) -> None:
-    """Refuse names of files that are not there or not to be read so; what reads them says it."""
+    """Refuse names of files that are missing or of a kind that cannot be read here."""
     files = list_files(call)
     names = strip_weights(files)
     require_present(names)

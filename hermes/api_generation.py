@@ -23,7 +23,14 @@ from hermes.model import Model
 from hermes.model_loading import load
 from hermes.tokenizer import Tokenizer
 
-__all__ = ["generate", "generate_from_file"]
+__all__ = [
+    "check_batch_invariance",
+    "choose_all_sampling",
+    "choose_schema",
+    "generate",
+    "generate_from_file",
+    "search",
+]
 
 
 @name_own_arguments

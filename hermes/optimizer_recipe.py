@@ -16,6 +16,7 @@ __all__ = [
     "LossScaling",
     "OptimizerRecipe",
     "ParameterGroup",
+    "has_meaning",
     "require",
 ]
 

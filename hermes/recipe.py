@@ -38,6 +38,8 @@ __all__ = [
     "ParameterGroup",
     "Preference",
     "Recipe",
+    "flatten_recipe",
+    "replace_fields",
 ]
 
 OBJECTIVES = ("next-token", "preference")

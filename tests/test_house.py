@@ -107,6 +107,28 @@ def test_what_a_module_exports_exists(package, path):
         assert set(exported) <= names
 
 
+def _name_module(package, path):
+    parts = path.relative_to(PACKAGES[package]).with_suffix("").parts
+    return ".".join((package, *parts)).removesuffix(".__init__")
+
+
+def test_a_module_that_lists_its_exports_lists_what_others_import():
+    imported = {name for _, path in FILES for name in imports(path, anywhere=True)}
+    missing = []
+    for package, path in FILES:
+        module, exported, defined = _name_module(package, path), None, set()
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            match node:
+                case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
+                    defined.add(name)
+                case ast.Assign(targets=[ast.Name(id="__all__")], value=value):
+                    exported = set(ast.literal_eval(value))
+        if exported is not None:
+            names = {name for name in defined - exported if not name.startswith("_")}
+            missing += [f"{module}.{name}" for name in names if f"{module}.{name}" in imported]
+    assert not missing
+
+
 INITS = [path for _, path in FILES if path.name == "__init__.py"]
 
 

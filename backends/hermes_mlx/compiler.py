@@ -13,8 +13,8 @@ from hermes_mlx.runtime import Runtime
 
 __all__ = ["compile_function", "uses_compile"]
 
-COMPILER = "g++"  # by which name MLX calls it on a CPU
-# What MLX says of a kernel's file that is damaged, or of another system.
+COMPILER = "g++"  # the name by which MLX calls it on a CPU
+# MLX's message for a kernel's file that is damaged or was built on another system.
 NOT_LOADED = "Could not load C++ shared library"
 
 
@@ -63,13 +63,13 @@ def compile_function(function: Callable, *, ends_on_interrupt: bool = True) -> C
 
 
 def _warn_without_compiler() -> None:
-    """Warn where MLX would compute without a word what it was to compile."""
+    """Warn where MLX cannot compile: without a compiler it silently runs each operation."""
     if mx.default_device() == mx.Device(mx.cpu) and shutil.which(COMPILER) is None:
         warnings.warn(f"mx.compile needs {COMPILER} on a CPU, so the run continues without it")
 
 
 def _evaluate(function: Callable, arguments: tuple[Any, ...]) -> Any:
-    """The result, evaluated; with kernels built anew where those that are kept do not load."""
+    """Call a function and evaluate its result; kept kernels that do not load are built anew."""
 
     def compute() -> Any:
         result = function(*arguments)

@@ -1,9 +1,10 @@
 """Where MLX builds the kernels of mx.compile for a CPU, and where those are kept for later runs.
 
-MLX has a compiler write all kernels to one folder of temporary files, that of whoever came first on
-a machine: others cannot add to it, so nothing is compiled for them, and run what its owner put
-there. A file that a power failure has cut off ends each later process by SIGBUS. So MLX gets a
-folder of its own to build in, with links to this user's kernels, to which new ones are added whole.
+MLX builds all kernels in one folder of temporary files, which belongs to the first user on a
+machine. Other users cannot write there, so nothing is compiled for them, and they run whatever its
+owner put there. A file cut short by a power failure ends each later process by SIGBUS. So each
+process builds in a folder of its own, which has links to this user's kept kernels; new kernels are
+then added to those, each file whole.
 """
 
 import os
@@ -28,10 +29,10 @@ _VERSION = version("mlx")
 
 @contextmanager
 def build_kernels(*, anew: bool = False) -> Iterator[None]:
-    """A block in which MLX builds kernels apart, and after which they are kept.
+    """Let MLX build kernels in a folder of its own, and keep them after the block.
 
-    anew: without those that are kept, which are then replaced. Where no folder can be made, MLX
-    builds where it builds otherwise. On a GPU nothing is built in files, and nothing happens.
+    anew: build all of them, and replace those that were kept. Where no folder can be made, MLX
+    builds in its usual one. On a GPU, where MLX writes no files, nothing is changed.
     """
     if mx.default_device() != mx.Device(mx.cpu):
         yield
@@ -44,11 +45,11 @@ def build_kernels(*, anew: bool = False) -> Iterator[None]:
     with temporary as name:
         folder = Path(name, "mlx", _VERSION, "cpu")
         kept = find_kept_kernels()
-        with suppress(OSError):  # what is not there is built
+        with suppress(OSError):  # a kernel without a link is built
             folder.mkdir(parents=True)
             for kernel in () if anew or kept is None else sorted(kept.glob(KERNELS)):
                 (folder / kernel.name).symlink_to(kernel)
-        # Of C alone, where MLX looks at each kernel: Python's own files go where they went.
+        # For C alone, which MLX asks at each kernel: Python's own files go where they went.
         os.putenv("TMPDIR", name)
         try:
             yield

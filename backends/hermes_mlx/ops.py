@@ -168,7 +168,11 @@ def _mix_values(
     sinks: Array | None,
     weigh: Callable[[Array], Array],
 ) -> Array:
-    """attention_from_scores, with the penalty (H, T, S) and the mask of these queries and keys."""
+    """attention_from_scores for some queries and keys. -> (B, H, T, E)
+
+    bias: ALiBi's penalty (H, T, S). weigh: scores (B, H, T, S), or S + 1 with a sink, to weights
+    (B, H, T, S).
+    """
     B, H, T, D = q.shape
     K, S = k.shape[1], k.shape[2]
     q = q.reshape(B, K, H // K, T, D)  # beside the key head that they read, which is not copied
@@ -211,9 +215,9 @@ def attention_plain(
     ctx: Context,
     site: int,
 ) -> Array:
-    """attention_from_scores, as fast as a CPU does it: of long rows in blocks of queries.
+    """attention_from_scores, as fast as a CPU does it: long rows in blocks of queries.
 
-    Not with dropout, whose masks are of the whole row.
+    With dropout, rows are whole, since its masks are drawn for whole rows.
     """
     T, S = q.shape[2], k.shape[2]
     whole = ctx.is_decoding or T != S or not spec.causal or ctx.has_dropout(spec.dropout)

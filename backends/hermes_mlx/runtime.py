@@ -17,7 +17,7 @@ from hermes.interface import IGNORE, Options, Tensors
 from hermes.numerics.chunking import index_pair_targets
 from hermes.numerics.frozen import FrozenWeights
 from hermes.numerics.lora import list_adapter_tensors
-from hermes.numerics.params import list_parameters
+from hermes.numerics.params import find_head, list_parameters
 from hermes.numerics.positions import segment_positions
 from hermes.numerics.row_layout import count_cache_bytes
 from hermes.recipe import Lora
@@ -148,9 +148,7 @@ class Runtime:
         """
         if self.ops is not PLAIN or self.options.as_trained:
             return False
-        tied = self.spec.embeddings.tie_weights
-        head = "model.embed_tokens.weight" if tied else "lm_head.weight"
-        return not self._is_borrowed or name == head
+        return not self._is_borrowed or name == find_head(self.spec)
 
     def _load_parameter(
         self,

@@ -75,9 +75,9 @@ def move_tokens(buffer: Array, moves: Iterable[Move]) -> None:
 class RowCache:
     """Keys and values of rows of different lengths, in buffers that are allocated here.
 
-    So what does not fit in memory is refused before a text begins. A pass begins with `begin`; what
-    it writes and reads is in `current`. dtype: in which a pass computes keys and values. spare:
-    places of each buffer that no row has.
+    So rows that do not fit in memory are refused before a text begins. A pass begins with `begin`;
+    what it writes and reads is in `current`. dtype: that in which a pass computes keys and values.
+    spare: places at the end of each row's buffer beyond those of the layout.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class RowCache:
             keys = torch.empty((*shape, one.head_size), dtype=kept, device=device)
             values = torch.empty((*shape, one.value_size), dtype=kept, device=device)
             self._layers.append((keys, values))
-        # Once all of them are had: a system gives a page when it is written to. Zeros, since masked
+        # Only once all are allocated, since writing is what takes the memory. Zeros, since masked
         # places count 0 times what is there, which must be a number.
         for buffers in self._layers:
             for buffer in buffers or ():

@@ -144,9 +144,9 @@ class Context:
         return cos[self.offset : self.offset + T], sin[self.offset : self.offset + T]
 
     def pair_angles(self, spec: AttentionSpec, T: int) -> tuple[Array, Array]:
-        """The angles for both elements of each pair: cos and cos, -sin and sin, for all heads.
+        """Cosines (cos, cos) and sines (-sin, sin) of both elements of each pair, for all heads.
 
-        (1, T, 2, R/2) or (B, 1, T, 2, R/2)
+        -> two arrays (1, T, 2, R/2) or (B, 1, T, 2, R/2)
         """
         rope = spec.position_encoding
         assert isinstance(rope, Rope)
@@ -159,7 +159,7 @@ class Context:
 
     def rotate(self, ops: Any, q: Array, k: Array, spec: AttentionSpec) -> tuple[Array, Array]:
         """Apply RoPE to queries and keys. (B, H, T, D), (B, K, T, D) -> same."""
-        if self.is_decoding:  # in fewer operations, whose gradient is not wanted
+        if self.is_decoding:  # in fewer operations, of which no gradient is needed
             cos, sin = self.pair_angles(spec, q.shape[2])
             return ops.rotate_pairs(q, cos, sin), ops.rotate_pairs(k, cos, sin)
         cos, sin = self.angles(spec, q.shape[2])

@@ -108,6 +108,7 @@ class Model:
         return -logprobs.sum()
 
     def _compiles_evaluation(self, tokens: Ids) -> bool:
+        """Whether these rows are evaluated compiled; a learner decides by their length."""
         return self._evaluation.is_on
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Rotary positions: the turning of pairs of elements of queries and keys.
+"""Rotary position embedding: pairs of elements of queries and keys are rotated.
 
 Letters: B batch, T positions, H heads, D head size, R rotated size.
 """
@@ -21,7 +21,7 @@ def rotate(x: Array, cos: Array, sin: Array) -> Array:
 
 
 def rotate_pairs(x: Array, cos: Array, sin: Array) -> Array:
-    """rotate to the bit, in three operations instead of seven. (B, H, T, D) -> same.
+    """rotate, to the bit, in three operations instead of seven. (B, H, T, D) -> same.
 
     cos, sin: `Context.pair_angles`. For passes without a gradient.
     """

@@ -18,7 +18,7 @@ from hermes.errors import DataError, StorageError, explain_os_error, suggest_nea
 from hermes.storage.plain_json import load_json
 from hermes.storage.reading import read_bounded
 
-__all__ = ["Rendering", "Template", "choose_template", "parse_template_args"]
+__all__ = ["Rendering", "Template", "choose_template", "parse_template_args", "require_template"]
 
 Rendering = tuple[int | tuple[int, ...], bool, bool]
 """What is rendered: the first so many messages, or those of these numbers; whether with the prompt

@@ -33,7 +33,7 @@ from hermes.numerics.merging import (
 from hermes.storage.safetensors import TensorFile, TensorInfo
 from hermes.storage.strict_json import Json
 
-__all__ = ["PREFIX", "read_peft_adapter"]
+__all__ = ["PREFIX", "read_peft_adapter", "remove_prefix"]
 
 PREFIX = "base_model.model."
 # Keys that say nothing about what the adapter computes, or only how it was trained.

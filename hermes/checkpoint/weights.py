@@ -25,10 +25,13 @@ __all__ = [
     "INDEX",
     "MODEL",
     "TensorView",
+    "Weights",
     "match_to_spec",
     "plan_shards",
+    "read_moments",
     "read_weight_map",
     "read_weights",
+    "render_index",
     "strip_wrappers",
 ]
 

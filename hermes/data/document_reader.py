@@ -42,6 +42,7 @@ __all__ = [
     "is_line_exact",
     "read_documents",
     "read_file",
+    "require_text",
 ]
 
 DOCUMENTS = ("file", "lines", "blank-line")

@@ -18,7 +18,14 @@ from hermes.storage.plain_json import load_json
 from hermes.storage.reading import read_bounded
 from hermes.tokenizer import Tokenizer
 
-__all__ = ["Grammar", "GrammarMatcher", "compile_json_schema", "compile_lark", "read_json_schema"]
+__all__ = [
+    "Grammar",
+    "GrammarMatcher",
+    "compile_json_schema",
+    "compile_lark",
+    "read_json_schema",
+    "render_json_rule",
+]
 
 # What may stand between the tokens of JSON, so that no text has spaces without end: the
 # forms that json.dumps writes, indented or not.

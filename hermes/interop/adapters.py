@@ -20,7 +20,7 @@ from hermes.interop.open_model import StoredModel, note_skipped
 from hermes.numerics.merging import Adapter, merge_tensors
 from hermes.spec import ModelSpec
 
-__all__ = ["find_adapter", "merge_adapter"]
+__all__ = ["find_adapter", "merge_adapter", "require_adapter_present"]
 
 
 def require_adapter_present(folder: Path) -> None:

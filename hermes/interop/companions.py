@@ -23,6 +23,7 @@ __all__ = [
     "check_rows",
     "describe_spare_rows",
     "explain_no_text",
+    "make_companions",
     "name_file",
     "open_tokenizer",
     "parse_object",

@@ -136,7 +136,7 @@ def require_convertible(
     config: Path | None = None,
     ignore_fields: Sequence[str] = (),
 ) -> None:
-    """Refuse what `convert` would refuse of these arguments once it has opened the model.
+    """Refuse what `convert` would refuse on opening the model, before anything is written.
 
     Raises HermesError and its subclasses.
     """

@@ -14,7 +14,7 @@ from hermes.storage.durable import write_file, write_folder_atomically
 from hermes.storage.safetensors import compute_file_size, encode_tensors
 from hermes.storage.space import require_space
 
-__all__ = ["write_folder"]
+__all__ = ["require_new_folder", "write_folder"]
 
 
 def require_new_folder(target: Path) -> None:

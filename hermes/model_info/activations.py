@@ -113,7 +113,7 @@ def _count_mlx_working(block: BlockSpec, C: int, shape: Shape) -> int:
     if block.attention is not None:
         scores = count_mlx_scores(block.attention, shape)
         is_whole = scores == N * block.attention.num_heads * shape.seq_len
-        working += (3 if is_whole else 5) * wide * scores  # of blocks several are in work
+        working += (3 if is_whole else 5) * wide * scores  # several blocks are in work at once
     return working
 
 

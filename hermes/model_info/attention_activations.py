@@ -106,7 +106,7 @@ def count_attention_bytes(
 
 
 def count_mlx_scores(attention: AttentionSpec, shape: Shape) -> int:
-    """Count the scores that MLX computes: on a CPU of causal blocks, but with dropout."""
+    """Count the scores that MLX computes: on a CPU, without dropout, those of causal blocks."""
     B, H, T = shape.batch_size, attention.num_heads, shape.seq_len
     drops = shape.dropout and attention.dropout
     if shape.device != "cpu" or shape.activation == 8 or not attention.causal or drops:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from hermes.errors import OutOfMemory
 from hermes.formatting import format_count, format_with_unit
 from hermes.interface import Backend
+from hermes.model_info.activations import BYTES_OF
 from hermes.model_info.cost import BYTES, MASTER, find_cache_type
 from hermes.model_info.memory import read_host_memory
 from hermes.numerics.params import list_parameters
@@ -20,7 +21,6 @@ __all__ = [
     "require_memory",
 ]
 
-MATRIX_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 LOAD_ADVICE = "choose a smaller precision or another device"
 
 
@@ -60,7 +60,7 @@ def find_main_memory() -> FreeMemory | None:
 
 def count_loaded_bytes(spec: ModelSpec, precision: str) -> int:
     """Count the bytes of a model's weights that only computes, without the KV cache."""
-    matrix = MATRIX_BYTES.get(precision, MASTER)  # tf32 is stored in float32
+    matrix = BYTES_OF.get(precision, MASTER)
     vector = max(matrix, MASTER)
     return sum(
         one.size * (matrix if len(one.shape) > 1 else vector)

@@ -9,7 +9,7 @@ from hermes.interface import Batch
 from hermes.model_info.cost import count_keys_of_sequence
 from hermes.numerics.lora import list_adapter_tensors, list_trainable
 from hermes.numerics.merging import DOWN, UP
-from hermes.numerics.params import Tensor, list_parameters
+from hermes.numerics.params import Tensor, find_head, list_parameters
 from hermes.recipe import Recipe
 from hermes.spec import AttentionSpec, ModelSpec
 
@@ -29,16 +29,17 @@ _STAGES = {
 
 @dataclass(frozen=True)
 class StepFlops:
-    """What steps of a run take, a multiply and an add as two.
+    """Counts the floating-point operations of steps; a multiply and an add are two.
 
-    per_position: of all products with weights. per_key: of each query with one key, by attention.
+    per_position: those of all products with weights. per_key: those of a query with one key, for
+    each form of attention.
     """
 
     per_position: int
     per_key: Mapping[AttentionSpec, int]
 
     def count(self, batch: Batch) -> int:
-        """Count those of a batch: of all its positions, and of keys within their own document."""
+        """Count those of a batch, whose queries attend to the keys of their own document."""
         total = self.per_position * batch.tokens.size
         for length, number in _count_documents(batch).items():
             for attention, each in self.per_key.items():
@@ -47,7 +48,7 @@ class StepFlops:
 
 
 def _count_documents(batch: Batch) -> dict[int, int]:
-    """Count a batch's documents by their length; rows where they have none."""
+    """Count a batch's documents by their length; each row is one where none are marked."""
     *rows, width = batch.tokens.shape
     if batch.segments is None:
         return {width: int(np.prod(rows))}
@@ -85,8 +86,7 @@ def make_step_flops(spec: ModelSpec, recipe: Recipe) -> StepFlops:
                     per_position += _count_matrix(name, tensor, adapters, trained, is_reached)
             is_reached = is_reached or any(name.startswith(within) for name in trained)
     is_reached = is_reached or any(name.startswith("model.norm.") for name in trained)
-    tied = spec.embeddings.tie_weights
-    head = "model.embed_tokens.weight" if tied else "lm_head.weight"
+    head = find_head(spec)
     per_position += _count_matrix(head, table[head], {}, trained, is_reached)
     return StepFlops(per_position, per_key)
 
@@ -98,7 +98,7 @@ def _count_matrix(
     trained: frozenset[str],
     is_reached: bool,
 ) -> int:
-    """Operations of a matrix and its adapter for one position.
+    """Count the operations of a matrix and its adapter for one position.
 
     is_reached: whether the gradient of its input is needed.
     """

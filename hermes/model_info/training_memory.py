@@ -18,7 +18,7 @@ from hermes.model_info.update_memory import Updates, count_update_bytes
 from hermes.numerics.chunking import count_chunk_tokens
 from hermes.numerics.frozen import list_frozen_matrices
 from hermes.numerics.lora import list_adapter_tensors, list_trainable
-from hermes.numerics.params import list_parameters
+from hermes.numerics.params import find_head, list_parameters
 from hermes.numerics.update_rules import choose_update_rules, count_state_bytes
 from hermes.recipe import Recipe
 from hermes.spec import ModelSpec
@@ -182,7 +182,7 @@ class _Step:
         self.vocabulary = spec.vocab_size * spec.hidden_size
         tied = spec.embeddings.tie_weights
         embeds = "model.embed_tokens.weight" in trained
-        self.trains_head = embeds if tied else "lm_head.weight" in trained
+        self.trains_head = find_head(spec) in trained
         self.trains_embeddings = embeds
         self.tied = tied and embeds
         layers = [
@@ -194,7 +194,7 @@ class _Step:
         # Frozen matrices are in the type of products alone: half the weights, and no copy.
         short = _list_held_short(spec, recipe, placement.precision)
         self.saved = (self.master - shape.activation) * sum(table[name].size for name in short)
-        self.casts_head = ("model.embed_tokens.weight" if tied else "lm_head.weight") not in short
+        self.casts_head = find_head(spec) not in short
         for index, layer in enumerate(layers):
             copied = sum(table[n].size for n in short if n.startswith(f"model.layers.{index}."))
             kept = layer.kept - shape.activation * copied

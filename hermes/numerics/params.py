@@ -34,6 +34,7 @@ __all__ = [
     "NORM_NAMES",
     "Tensor",
     "count_parameters",
+    "find_head",
     "init_weights",
     "list_norms",
     "list_parameters",
@@ -178,6 +179,11 @@ def _walk_model(spec: ModelSpec) -> Iterator[tuple[str, Tensor]]:
         yield "lm_head.weight", _make_matrix("head", vocabulary, width)
     if spec.output.bias:
         yield "lm_head.bias", Tensor((vocabulary,), "head", "zeros")
+
+
+def find_head(spec: ModelSpec) -> str:
+    """The name of the matrix that gives the logits: that of the embeddings where they are tied."""
+    return "model.embed_tokens.weight" if spec.embeddings.tie_weights else "lm_head.weight"
 
 
 @lru_cache(maxsize=16)

@@ -21,6 +21,7 @@ from hermes.spec import (
 __all__ = [
     "alibi_slopes",
     "choose_table_length",
+    "find_boundaries",
     "rotary_frequencies",
     "rotary_table",
     "segment_positions",

@@ -1,7 +1,7 @@
-"""Blocks of queries that causal attention is written out in: what no query reads is not computed.
+"""Blocks of queries for causal attention without a kernel: scores that are masked are not computed.
 
-The keys behind a block's last query, and before the window of its first, are left out: of long rows
-nearly half of the scores.
+A block leaves out the keys after its last query, and those before the window of its first: in long
+rows nearly half of all scores.
 """
 
 from typing import NamedTuple
@@ -31,6 +31,6 @@ def list_query_blocks(length: int, window: int | None) -> list[QueryBlock]:
 
 
 def count_block_scores(length: int, window: int | None) -> int:
-    """Count the scores of all blocks, of length**2 in all."""
+    """Count the scores that all blocks compute; without blocks they are length**2."""
     blocks = list_query_blocks(length, window)
     return sum((block.end - block.start) * (block.end - block.first) for block in blocks)

@@ -49,7 +49,7 @@ def count_key_numbers(attention: AttentionSpec) -> int:
 
 
 def count_cache_bytes(spec: ModelSpec, rows: int, capacity: int, a: int) -> int:
-    """Count the bytes of the buffers of a KV cache. a: of a number"""
+    """Count the bytes of the buffers of a KV cache. a: the bytes of a number."""
     found = 0
     for layer, window in zip(spec.layers, find_windows(spec, capacity), strict=True):
         if layer.attention is not None:

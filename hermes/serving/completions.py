@@ -15,7 +15,7 @@ from hermes.serving.gathering import Text, gather_texts, merge_streams
 from hermes.serving.sampling_fields import take_text_settings
 from hermes.serving.served_model import ServedModel
 
-__all__ = ["Completion"]
+__all__ = ["Completion", "count_usage", "take_stream_options"]
 
 DEFAULT_TOKENS = 16  # OpenAI's
 

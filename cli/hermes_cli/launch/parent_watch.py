@@ -13,7 +13,7 @@ from pathlib import Path
 
 from hermes.errors import PeerLost
 
-__all__ = ["watch_parent"]
+__all__ = ["read_command", "watch_parent"]
 
 POLL = 1.0
 ELASTIC = "TORCHELASTIC_RUN_ID"  # torchrun's, whose agent is each worker's parent

@@ -33,6 +33,8 @@ __all__ = [
     "ResolvedOptions",
     "collect_recipe_fields",
     "collect_settings",
+    "parse_edit",
+    "read_config",
     "require_same_options",
 ]
 
@@ -165,6 +167,7 @@ def _require_command(context: click.Context, run: Path) -> None:
 
 
 def read_config(path: Path) -> OptionFile:
+    """Read the YAML file of --config. Raises HermesError where it is no YAML or has no options."""
     if path.suffix not in (".yaml", ".yml"):
         why = "a .json is a model's config; an architecture to train goes to --model"
         raise HermesError(f"{path}: --config takes a run's options as .yaml ({why})")
@@ -217,6 +220,7 @@ def _list_edits(file: OptionFile) -> list[tuple[str, str]]:
 
 
 def parse_edit(text: str) -> tuple[str, str]:
+    """Split KEY=VALUE. Raises HermesError where KEY or = is missing."""
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise HermesError(f"--set {text}: expected KEY=VALUE, as in model.num_layers=2")

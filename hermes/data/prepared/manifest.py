@@ -26,6 +26,7 @@ __all__ = [
     "is_prepared",
     "list_sizes",
     "list_token_files",
+    "make_manifest",
     "open_prepared",
     "read_manifest",
     "require_size",

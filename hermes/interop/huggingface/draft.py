@@ -6,7 +6,6 @@ and positions of the layers, in which layers may differ, are lists.
 """
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +22,6 @@ from hermes.spec import (
     EmbeddingsSpec,
     FfnSpec,
     ModelSpec,
-    NoPositions,
     Norm,
     OutputSpec,
     Positions,
@@ -31,7 +29,7 @@ from hermes.spec import (
     WholeBlock,
 )
 
-__all__ = ["Draft", "View"]
+__all__ = ["Draft", "View", "strip_rates"]
 
 _PARTS = ("attention", "ffn", "block", "embeddings", "output")
 
@@ -137,10 +135,6 @@ class View:
         part = path.removesuffix("dropout").removesuffix(".").removeprefix("block")
         rates = {(getattr(layer, part) if part else layer).dropout for layer in self.spec.layers}
         return rates.pop() if len(rates) == 1 else 0.0
-
-    def list_turning(self) -> Sequence[bool]:
-        """List whether each layer has positions at all."""
-        return [not isinstance(position, NoPositions) for position in self.positions]
 
 
 def strip_rates(spec: ModelSpec) -> ModelSpec:
