@@ -1,0 +1,20 @@
+"""How many processes a command starts on a machine: not many times its cores."""
+
+import pytest
+
+from hermes.errors import HermesError
+from hermes_cli.launch import launcher
+
+
+@pytest.mark.parametrize("option", ["--num-processes", "--num-gpus"])
+def test_many_times_the_cores_are_refused_before_anything_starts(monkeypatch, option):
+    monkeypatch.setattr(launcher, "count_cores", lambda: 2)
+    gpus, processes = (1, 1000) if option == "--num-processes" else (1000, 1)
+    with pytest.raises(HermesError) as refused:
+        launcher._check_count(gpus, processes, force=False)
+    assert str(refused.value) == (
+        f"{option} 1000 on a machine of 2 cores: that many processes would take its memory and "
+        "wait for each other; choose at most 16, or --force to try"
+    )
+    launcher._check_count(gpus, processes, force=True)
+    launcher._check_count(1, 16, force=False)
