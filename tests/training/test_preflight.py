@@ -248,8 +248,8 @@ def test_a_step_of_many_times_the_memory_is_refused(go, memory, backend):
         go(**asked, backend=backend)
     assert re.fullmatch(
         r"a step needs about \S+ TB at its peak, and of this machine's 1.00 GB 900 MB is "
-        r"available: batch_size \d+ would fit, says hermes plan; choose that, with grad_accum for as many "
-        r"samples a step, or force=True to try",
+        r"available: batch_size \d+ would fit, says hermes plan; choose that, with grad_accum "
+        r"for as many samples a step, or force=True to try",
         str(refused.value),
     )
     assert refused.value.exit_code == 71
