@@ -150,18 +150,19 @@ def _check_launcher(rank_info: RankInfo, option: str, number: int) -> None:
         )
 
 
-def _check_count(gpus: int, processes: int, *, force: bool) -> None:
+def _check_count(gpus: int, processes: int, *, force: bool | None) -> None:
     """Refuse many more processes than cores, before anything starts.
 
-    No machine has so many devices either: each is fed by a core.
+    No machine has so many devices either: each is fed by a core. force: None where it is no option.
     """
     number, cores = max(gpus, processes), count_cores()
     if number > MOST_PER_CORE * cores and not force:
         option = "--num-gpus" if gpus > 1 else "--num-processes"
         has = format_count(cores, "cores", "core")
+        ways = "" if force is None else ", or --force to try"
         raise HermesError(
             f"{option} {number} on a machine of {has}: that many processes would take its memory "
-            f"and wait for each other; choose at most {MOST_PER_CORE * cores}, or --force to try"
+            f"and wait for each other; choose at most {MOST_PER_CORE * cores}{ways}"
         )
 
 
