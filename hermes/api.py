@@ -37,6 +37,7 @@ from hermes.training.exhaustion import explain_training_memory
 from hermes.training.finish_command import FinishCommand
 from hermes.training.host import RunHost, join_host, tell_warning
 from hermes.training.interrupts import DeferredInterrupt
+from hermes.training.metrics_file import read_losses
 from hermes.training.new_tokenizer import (
     choose_tokenizer,
     save_new_tokenizer,
@@ -140,12 +141,12 @@ def run_to_end(
         collector = ResultCollector(run)
         shows = host.leads and not run.finished and not call["quiet"]
         progress, verbose = call["progress"] if shows else False, call["verbose"]
+        total, done = run.total_steps, run.position.step
+        losses = () if progress is False else read_losses(request.output, done)
         log_file = Path(call["log_file"]) if host.leads and call["log_file"] else None
         with (
             LogFile(log_file) as log,
-            closing(
-                open_progress(run.total_steps, run.position.step, progress, verbose=verbose)
-            ) as shown,
+            closing(open_progress(total, done, progress, verbose=verbose, losses=losses)) as shown,
             show_stages(shown.show_stage),
             open_trackers(run, host.tell) as trackers,
             explain_training_memory(request, run.components.recipe, run.components.spec.name),

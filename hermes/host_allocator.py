@@ -54,7 +54,8 @@ def _set(owner: object, settings: dict[int, int]) -> bool:
         return False
     for name, value in settings.items():
         library.mallopt(name, value)
-    if not any(one.alive and one.peek()[0] is owner for one in _owners):
+    held = [alive[0] for alive in (one.peek() for one in _owners) if alive]
+    if not any(one is owner for one in held):
         _owners.append(weakref.finalize(owner, _let_go))
     return True
 

@@ -28,9 +28,10 @@ from hermes.data.preference_dataset import (
     compute_preference_metrics,
 )
 from hermes.data.preferences import PreferencePair
+from hermes.data.weighted_records import select_weighted
 from hermes.distributed.agreement import all_or_none
 from hermes.distributed.process_group import SINGLE_PROCESS, ProcessGroup
-from hermes.errors import CheckpointError, DataError, HermesError
+from hermes.errors import CheckpointError, HermesError
 from hermes.finetuning.base_model import BaseModel
 from hermes.finetuning.preference_evaluation import evaluate_preferences
 from hermes.finetuning.reference_logprobs import Reference, compute_reference, hash_weights
@@ -93,9 +94,7 @@ class DPOData:
         """Encode the pairs, and read or compute the reference. Raises HermesError of every kind."""
         encoder = self.start.encoder
         every = list(self.pairs)
-        pairs = [pair for pair in every if pair.weight]
-        if every and not pairs:
-            raise DataError(f"all records have weight 0, such as {every[0].where}")
+        pairs = select_weighted(every)
         held = self._open_pairs(pairs, encoder, tokenizer, recipe.seq_len, process_group)
         self.show([side for pair in held.pairs for side in (pair.chosen, pair.rejected)])
         data = PreferenceDataset(

@@ -12,8 +12,8 @@ from hermes.data.example_cache import EncodedRecords, ExampleCache
 from hermes.data.example_dataset import ExampleDataset, fit_examples
 from hermes.data.example_key import hash_records, make_example_key
 from hermes.data.trained_text import split_trained
+from hermes.data.weighted_records import select_weighted
 from hermes.distributed.process_group import SINGLE_PROCESS, ProcessGroup
-from hermes.errors import DataError
 from hermes.formatting import format_count
 from hermes.recipe import Recipe
 from hermes.spec import ModelSpec
@@ -54,9 +54,7 @@ class SFTData:
     ) -> TrainingData:
         """Encode the conversations and lay them out in rows. Raises DataError."""
         every = list(self.conversations)
-        conversations = [one for one in every if one.weight]
-        if every and not conversations:
-            raise DataError(f"all records have weight 0, such as {every[0].where}")
+        conversations = select_weighted(every)
         encoded = self._open_examples(conversations, tokenizer, process_group)
         held = fit_examples(encoded, recipe.seq_len, self.overlong)
         self.show(held.examples)

@@ -108,7 +108,15 @@ def render_json_rule(schema: Any) -> str:
 
 
 def read_json_schema(path: str | Path) -> Any:
-    """Read a JSON schema from a file. Raises DataError, StorageError."""
+    """Read a JSON schema from a file. Raises DataError, StorageError.
+
+    A text of JSON in place of the file's name is told as such: it is an object in Python alone.
+    """
+    if str(path).lstrip()[:1] in ("{", "["):
+        raise DataError(
+            f"{str(path)[:60]!r} is the text of a JSON schema, not a file's name; write it to a "
+            "file and give that, or in Python give the schema as a dict"
+        )
     try:
         return load_json(read_bounded(Path(path)))
     except OSError as error:

@@ -28,13 +28,15 @@ LOAD_ADVICE = "choose a smaller precision or another device"
 class FreeMemory:
     """Bytes that are free, and the words that say so. is_shared: by all processes here.
 
-    limit: what leaves less than the machine has, as HostMemory has it.
+    limit: what leaves less than the machine has, as HostMemory has it. total: of the machine, also
+    what others hold now; of a device what is free.
     """
 
     available: int
     found: str
     is_shared: bool
     limit: str = ""
+    total: int = 0
 
 
 def find_free_memory(backend: Backend, device: str) -> FreeMemory | None:
@@ -42,7 +44,9 @@ def find_free_memory(backend: Backend, device: str) -> FreeMemory | None:
     count = getattr(backend, "count_free_memory", None)
     free = count(device) if count else None
     if free is not None:
-        return FreeMemory(free, f"{device} has {format_with_unit(free, 'B')} free", False)
+        return FreeMemory(
+            free, f"{device} has {format_with_unit(free, 'B')} free", False, total=free
+        )
     return find_main_memory()
 
 
@@ -55,7 +59,7 @@ def find_main_memory() -> FreeMemory | None:
     found = f"of this machine's {total} {rest} is available"
     if memory.limit:
         found += f", because of {memory.limit}"
-    return FreeMemory(memory.available, found, True, memory.limit)
+    return FreeMemory(memory.available, found, True, memory.limit, memory.total)
 
 
 def count_loaded_bytes(spec: ModelSpec, precision: str) -> int:

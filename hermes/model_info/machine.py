@@ -59,7 +59,7 @@ def examine_machine(blas: Mapping[str, str] = {}) -> Machine:
         limits=read_memory_limits(),
         disks=_list_disks(),
         blas={"numpy": _describe_numpy_blas(), **blas},
-        threads=_count_threads(),
+        threads=count_cores(),
         quota=_read_quota(),
         variables={name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ},
         compiler=compiler,
@@ -96,7 +96,7 @@ def _describe_numpy_blas() -> str:
     return f"{found.get('name', 'unknown')} {found.get('version', '')}".strip()
 
 
-def _count_threads() -> int:
+def count_cores() -> int:
     """Cores that this process may use: of its affinity, where the system has that."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))

@@ -16,7 +16,14 @@ from hermes.storage.durable import write_atomically
 from hermes.storage.path_kinds import RUN, describe_kind
 from hermes.storage.plain_json import load_json
 
-__all__ = ["MetricsFile", "find_odd_lines", "parse_line", "read_last_step", "read_metrics"]
+__all__ = [
+    "MetricsFile",
+    "find_odd_lines",
+    "parse_line",
+    "read_last_step",
+    "read_losses",
+    "read_metrics",
+]
 
 NAME = "metrics.jsonl"
 ODD = "metrics-odd.jsonl"
@@ -136,6 +143,12 @@ def read_metrics(run: Path, *, skip_odd: bool = False) -> list[dict[str, float]]
                 f"{shown!r}; remove the line, or resume the run, which sets it aside"
             )
     return records
+
+
+def read_losses(run: Path, until: int) -> list[float]:
+    """The training losses that a run's metrics.jsonl has of steps up to `until`, oldest first."""
+    records = map(parse_line, _read_lines(run))
+    return [one["loss"] for one in records if one and "loss" in one and one["step"] <= until]
 
 
 def read_last_step(run: Path) -> int:

@@ -20,6 +20,7 @@ from hermes.training.request import RunRequest
 __all__ = ["check_disk", "check_memory", "count_kept_checkpoints", "fit_batch"]
 
 MARGIN = 0.9  # a plan is within 10 % of the peak
+HOPELESS = 4  # times the whole memory, beyond which neither swap nor a plan's error helps
 
 
 def check_memory(request: RunRequest, spec: ModelSpec, recipe: Recipe) -> list[str]:
@@ -126,7 +127,8 @@ def _warn_of_peak(
 ) -> list[str]:
     """What to tell the user where a step with its activations seems not to fit.
 
-    Raises OutOfMemory where the backend could not say so itself.
+    Raises OutOfMemory where the backend could not say so itself, and where a plan is so many times
+    the machine's memory that the system would only end the process.
     """
     placement, room = _find_placement(request), _count_share(request, free)
     if placement is None:
@@ -151,7 +153,18 @@ def _warn_of_peak(
             f"{found}, beyond which MLX ends without a word: {advice} fit; {ways}, or --force to "
             "try"
         )
+    here = request.process_group.rank_info.local_world_size if free.is_shared else 1
+    if total * here > HOPELESS * free.total and not request.force:
+        raise OutOfMemory(f"{found}: {advice} fit, says hermes plan; {_advise(largest, advice)}")
     return [f"{found}: {advice} fit, says hermes plan"]
+
+
+def _advise(largest: int, advice: str) -> str:
+    """What to turn where a step is hopeless."""
+    if not largest:
+        return "choose a smaller model or a shorter --seq-len, or --force to try"
+    more = "" if "--grad-checkpoint" in advice else " with --grad-accum for as many samples a step,"
+    return f"choose that,{more} or --force to try"
 
 
 def _find_what_fits(

@@ -8,7 +8,7 @@ import html
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from hermes.formatting import format_with_unit
@@ -77,22 +77,30 @@ class ProgressDisplay(Protocol):
 
 
 def open_progress(
-    total_steps: int, done: int, progress: bool | None = True, *, verbose: bool = False
+    total_steps: int,
+    done: int,
+    progress: bool | None = True,
+    *,
+    verbose: bool = False,
+    losses: Iterable[float] = (),
 ) -> ProgressDisplay:
     """The display of a run of `total_steps`, of which `done` are done.
 
     progress: True for a bar in a notebook or terminal and lines elsewhere; False for nothing; None
     for a bar where one can be drawn, and nothing elsewhere. verbose: a line for every logged step.
+    losses: those of the run so far, with which the smoothed loss goes on.
     """
     if progress is False:
         return NoProgress()
     if verbose:
-        return LineProgress(total_steps, done, sys.stderr, every=1)
+        return LineProgress(total_steps, done, sys.stderr, every=1, losses=losses)
     if _is_notebook():
-        return NotebookProgress(total_steps, done)
+        return NotebookProgress(total_steps, done, losses=losses)
     if can_draw_bar():
-        return BarProgress(total_steps, done)
-    return LineProgress(total_steps, done, sys.stderr) if progress else NoProgress()
+        return BarProgress(total_steps, done, losses)
+    if not progress:
+        return NoProgress()
+    return LineProgress(total_steps, done, sys.stderr, losses=losses)
 
 
 def can_draw_bar() -> bool:
@@ -197,12 +205,13 @@ class LineProgress:
         stream: TextIO,
         clock: Callable[[], float] = time.monotonic,
         every: int | None = None,
+        losses: Iterable[float] = (),
     ):
         self._total, self._stream, self._clock = total, stream, clock
         self._every = every or max(total // LINES, 1)
         self._first, self._started_at = done, clock()
         self._shown, self._shown_at = done, clock()
-        self._smoothed = SmoothedLoss()
+        self._smoothed = SmoothedLoss(losses)
         self._stages = StageDisplay(self.say)
         self._stages.start()
 
@@ -240,14 +249,14 @@ class LineProgress:
 class BarProgress:
     """rich's progress bar: step, loss, rate, norm, speed and time left; events above it."""
 
-    def __init__(self, total: int, done: int):
+    def __init__(self, total: int, done: int, losses: Iterable[float] = ()):
         self._progress = _make_bar()
         self._task = self._progress.add_task(
             "training", total=total, completed=done, loss="", rate=""
         )
         self._progress.start()
         self._is_wide = self._progress.console.width >= WIDE
-        self._smoothed = SmoothedLoss()
+        self._smoothed = SmoothedLoss(losses)
         self._stages = StageDisplay(self.say, self._draw_stage)
         self._stages.start()
 
@@ -284,13 +293,19 @@ class BarProgress:
 class NotebookProgress:
     """A bar in a notebook's cell, with the events below it; needs no widgets."""
 
-    def __init__(self, total: int, done: int, clock: Callable[[], float] = time.monotonic):
+    def __init__(
+        self,
+        total: int,
+        done: int,
+        clock: Callable[[], float] = time.monotonic,
+        losses: Iterable[float] = (),
+    ):
         from IPython import display
 
         self._total, self._done, self._first, self._clock = total, done, done, clock
         self._started_at, self._drawn_at = clock(), clock()
         self._loss, self._rate, self._said = "", "", list[str]()
-        self._smoothed = SmoothedLoss()
+        self._smoothed = SmoothedLoss(losses)
         show: Callable[..., Any] = display.display
         self._handle: Any = show(self, display_id=True)
 

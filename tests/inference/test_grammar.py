@@ -156,6 +156,16 @@ def test_a_grammar_that_is_none_is_refused(models):
         compile_lark(models[0].tokenizer, "start: missing")
 
 
+@pytest.mark.parametrize("text", ['{"type": "object"}', ' {"type": "object"', '["a"]'])
+def test_a_text_in_place_of_the_file_of_a_schema_is_told_as_one(text):
+    with pytest.raises(DataError) as refused:
+        read_json_schema(text)
+    assert str(refused.value) == (
+        f"{text!r} is the text of a JSON schema, not a file's name; write it to a file and give "
+        "that, or in Python give the schema as a dict"
+    )
+
+
 def test_a_file_that_is_no_schema_is_refused_by_name(tmp_path, checkpoint):
     (tmp_path / "no.json").write_text("{", encoding="utf-8")
     with pytest.raises(DataError, match=r"no\.json: not a JSON schema"):

@@ -61,8 +61,10 @@ def test_json_has_the_same(tmp_path, weights, capfd):
     tokenizer = {"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}, "added_tokens": []}
     (tmp_path / "hf/tokenizer.json").write_text(json.dumps(tokenizer))
     arguments = ["--to", "hermes", "--json", "--backend", "numpy"]
+    (tmp_path / "hf/generation_config.json").write_text('{"temperature": 0.5}')
     assert convert(tmp_path / "hf", tmp_path / "back", *arguments) == 0
-    assert json.loads(capfd.readouterr().out)["tokenizer"] == ["tokenizer.json"]
+    facts = json.loads(capfd.readouterr().out)
+    assert (facts["tokenizer"], facts["generation_config"]) == (["tokenizer.json"], True)
 
 
 def test_a_mistake_is_one_line(tmp_path, weights, capfd):

@@ -239,6 +239,24 @@ def test_a_step_whose_activations_do_not_fit_is_warned_of_with_the_batch_that_do
     assert not any("a step needs about" in note for note in fits.notes)
 
 
+@pytest.mark.parametrize("backend", ["torch", "mlx"])
+def test_a_step_of_many_times_the_memory_is_refused(go, memory, backend):
+    """The system would end the process without a word."""
+    memory(10**9, 9 * 10**8)
+    asked = {"batch_size": 10**9, "max_steps": 1, "device": "cpu", "dry_run": True}
+    with pytest.raises(OutOfMemory) as refused:
+        go(**asked, backend=backend)
+    assert re.fullmatch(
+        r"a step needs about \S+ TB at its peak, and of this machine's 1.00 GB 900 MB is "
+        r"available: batch_size \d+ would fit, says hermes plan; choose that, with grad_accum "
+        r"for as many samples a step, or force=True to try",
+        str(refused.value),
+    )
+    assert refused.value.exit_code == 71
+    notes = go(**asked, backend=backend, force=True).notes
+    assert any(note.startswith("a step needs about ") for note in notes)
+
+
 def test_mlx_refuses_a_step_beyond_a_limit_since_it_would_end_without_a_word(go, memory):
     room = 10 * count_training_bytes(mal.loads(SPEC), Recipe(), "float32")
     asked = {"batch_size": 64, "max_steps": 1, "device": "cpu", "dry_run": True}

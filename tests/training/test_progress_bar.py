@@ -1,6 +1,7 @@
 """What a run shows while it trains: lines, the bar of a terminal and that of a notebook."""
 
 import os
+import re
 import subprocess
 import sys
 import types
@@ -131,3 +132,15 @@ def test_a_smoothed_loss_is_the_mean_of_the_last_ones():
     smoothed = SmoothedLoss()
     assert [smoothed.add(loss) for loss in (4.0, 2.0)] == pytest.approx([4.0, (3.6 + 2) / 1.9])
     assert [smoothed.add(1.0) for _ in range(200)][-1] == pytest.approx(1.0)
+
+
+def test_a_resumed_run_goes_on_with_its_smoothed_loss(go, capfd):
+    """What is shown of the later steps is what a run that never stopped shows."""
+
+    def read_shown(name, **how):
+        go(name, max_steps=6, log_every=1, verbose=True, progress=True, **how)
+        return re.findall(r"step (\d)/6 .*?smoothed ([\d.]+)", capfd.readouterr().err)
+
+    whole, first = read_shown("whole"), read_shown("cut", stop_at=3)
+    assert 0 < len(first) < len(whole) == 6
+    assert read_shown("cut", resume=True) == whole[len(first) :]

@@ -44,7 +44,7 @@ def examine(context: click.Context) -> None:
     from hermes.interface import Options
 
     data = context.params["data"]
-    given = {**context.params, "max_restarts": 0, "data": data or ("none",)}
+    given = {**context.params, "max_restarts": 0, "force": None, "data": data or ("none",)}
     signals = context.find_root().obj.signals
     if start_workers(context, given, signals):
         return

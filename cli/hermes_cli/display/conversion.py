@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+from hermes.checkpoint.layout import GENERATION_CONFIG
+
 if TYPE_CHECKING:
     from hermes.interop.convert import Conversion
 
@@ -21,7 +23,8 @@ def describe_conversion(done: "Conversion") -> dict[str, object]:
         "architecture": done.architecture,
         "parameters": count_parameters(done.source.spec),
         "dtype": done.dtype,
-        "tokenizer": sorted(done.source.files),
+        "tokenizer": _list_tokenizer_files(done),
+        "generation_config": GENERATION_CONFIG in done.source.files,
         "bytes": done.size,
         "difference": done.verification.difference,
         "backend": done.verification.backend,
@@ -33,6 +36,10 @@ def describe_conversion(done: "Conversion") -> dict[str, object]:
             ),
         ),
     }
+
+
+def _list_tokenizer_files(done: "Conversion") -> list[str]:
+    return sorted(name for name in done.source.files if name != GENERATION_CONFIG)
 
 
 def _has_known_class(done: "Conversion") -> bool:
@@ -47,7 +54,7 @@ def format_conversion(done: "Conversion") -> list[str]:
     one_by_one = (
         f", layer by layer ({done.verification.passes})" if done.verification.passes > 1 else ""
     )
-    files = ", ".join(sorted(done.source.files)) or "none beside it"
+    files = ", ".join(_list_tokenizer_files(done)) or "none beside it"
     lines = [
         f"read       {done.source.path}: {done.source.kind}, {facts['parameters']:,} parameters",
         f"written    {done.target}: {done.architecture}, {done.dtype}, {done.size:,} bytes",
@@ -55,6 +62,8 @@ def format_conversion(done: "Conversion") -> list[str]:
         f"proof      logits differ by {done.verification.difference:.2g} of their root mean square "
         f"({done.verification.backend}{one_by_one})",
     ]
+    if GENERATION_CONFIG in done.source.files:
+        lines.insert(3, f"sampling   {GENERATION_CONFIG}")
     found = facts["readers"]
     assert isinstance(found, dict)
     lines += [f"{reader:<18} {verdict}" for reader, verdict in found.items()]

@@ -32,6 +32,8 @@ from hermes.errors import (
     StorageError,
     explain_os_error,
 )
+from hermes.formatting import format_count
+from hermes.model_info.machine import count_cores
 from hermes_cli.display.robust_stderr import make_stderr_robust
 from hermes_cli.launch.join import find_launched_backend, is_saving
 from hermes_cli.launch.pulse import Pulse, get_pulse_path
@@ -51,6 +53,7 @@ Command = tuple[Callable[[list[str], Callable[[str], None], Signals], int], list
 
 REFUSALS = {HermesError.exit_code, click.UsageError.exit_code, NonFinite.exit_code}
 LOOPBACK = "127.0.0.1"
+MOST_PER_CORE = 8  # processes; more are a mistake
 ANSWER = 10.0  # seconds for a connection on this machine
 TORCH_LOG_LEVEL = "TORCH_CPP_LOG_LEVEL"
 # A process that multiprocessing starts looks for modules in the working folder first, until it has
@@ -88,6 +91,7 @@ def start_workers(
     if rank_info := read_rank_info(os.environ):
         _check_launcher(rank_info, f"--num-{'gpus' if gpus > 1 else 'processes'} {number}", number)
         return False
+    _check_count(gpus, processes, force=asked["force"])
     with _filter_torch_log():
         backend = find_launched_backend(asked["backend"], os.environ)
     _check_request(asked, backend, gpus, number)
@@ -143,6 +147,22 @@ def _check_launcher(rank_info: RankInfo, option: str, number: int) -> None:
             f"{option}, but a launcher started {rank_info.world_size} processes, "
             f"{rank_info.local_world_size} on this machine; "
             "leave it out, or have the launcher start one"
+        )
+
+
+def _check_count(gpus: int, processes: int, *, force: bool | None) -> None:
+    """Refuse many more processes than cores, before anything starts.
+
+    No machine has so many devices either: each is fed by a core. force: None where it is no option.
+    """
+    number, cores = max(gpus, processes), count_cores()
+    if number > MOST_PER_CORE * cores and not force:
+        option = "--num-gpus" if gpus > 1 else "--num-processes"
+        has = format_count(cores, "cores", "core")
+        ways = "" if force is None else ", or --force to try"
+        raise HermesError(
+            f"{option} {number} on a machine of {has}: that many processes would take its memory "
+            f"and wait for each other; choose at most {MOST_PER_CORE * cores}{ways}"
         )
 
 
