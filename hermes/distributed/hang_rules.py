@@ -11,6 +11,8 @@ from hermes.distributed.signs_of_work import OTHERS, RANKS, Beat
 
 __all__ = ["HangRules"]
 
+LATE = 2  # ticks without a new word that are no silence: on a busy machine it comes late
+
 
 @dataclass
 class _Seen:
@@ -33,13 +35,16 @@ class _Seen:
             self.idle = self.still = self.waited = self.silent = 0
             return
         is_mute = beat.beats == before.beats
-        # Who says nothing may be in a call that keeps Python's lock.
-        in_call = beat.calls != before.calls or (is_mute and computes)
         has_sign = beat.signs != before.signs
         is_waiting = beat.waits == RANKS and beat.computed == before.computed
         self.silent = self.silent + 1 if is_mute else 0
         self.idle = 0 if has_sign else self.idle + 1
-        self.still = 0 if has_sign or in_call else self.still + 1
+        # Who says nothing may be in a call that keeps Python's lock; for a tick or two, its word is
+        # only late, and the next one tells.
+        if has_sign or beat.calls != before.calls or (computes and self.silent > LATE):
+            self.still = 0
+        elif not (is_mute and computes):
+            self.still += 1
         if not is_mute:  # or a word that comes a little after a tick would end a long wait
             self.waited = self.waited + 1 if is_waiting and not has_sign else 0
 

@@ -263,25 +263,3 @@ def test_the_bill_is_that_of_the_run(write, tokenizer):
         hermes.check_data(path, tokenizer=tokenizer, price_per_hour=2.0)
     with pytest.raises(HermesError, match="tokens_per_second needs the number of tokens: give t"):
         hermes.check_data(path, tokens_per_second=10.0)
-
-
-def test_the_lengths_are_drawn(write, tokenizer):
-    pytest.importorskip("matplotlib")
-    path = write("a.jsonl", "".join(json.dumps({"text": "a " * n}) + "\n" for n in range(1, 99)))
-    picture = path.parent / "plots" / "lengths.svg"
-    hermes.check_data(path, tokenizer=tokenizer, seq_len=50, plot=picture)
-    assert b"<svg" in picture.read_bytes()
-    with pytest.raises(HermesError, match=r"ends in \.png, \.svg, \.pdf, not in \.gif"):
-        hermes.check_data(path, tokenizer=tokenizer, plot=path.parent / "a.gif")
-
-
-@pytest.mark.parametrize("seq_len", [1, 63, 64, 100, 127, 1000])
-def test_a_bar_of_the_picture_tells_which_of_its_examples_are_too_long(seq_len):
-    from hermes.data.checking.length_plot import count_longer
-
-    lengths = range(16, 300)
-    bars = [[n for n in lengths if 1 << k <= n < 2 << k] for k in range(4, 9)]
-    longer = sum(n > seq_len for n in lengths)
-    assert count_longer([len(bar) for bar in bars], longer) == [
-        sum(n > seq_len for n in bar) for bar in bars
-    ]

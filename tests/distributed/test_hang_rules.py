@@ -163,3 +163,27 @@ def test_a_word_that_comes_after_a_tick_does_not_end_a_wait():
     assert list(rules.find()) == [0, 1]
     rules.add({0: Beat(9, 6, RANKS, "w"), 1: beat}, {})  # it works
     assert rules.find() == {}
+
+
+@pytest.mark.parametrize("period", [1.05, 1.1, 1.5, 2.5, 3.0])
+def test_a_word_that_comes_after_a_tick_makes_no_call_of_a_loop_of_python(period):
+    """A loop computes, and a tick at which its rank says nothing new does not excuse it."""
+    rules, ticks = HangRules(30.0, 600.0), 0
+    while not rules.find() and ticks < 200:
+        ticks += 1
+        loop = Beat(int(ticks / period), 5, "", "loop", computed=int(ticks / period))
+        rules.add({0: Beat(ticks, 5, RANKS, "w"), 1: loop}, {0: False, 1: True})
+    how = "it did nothing for 30 s before the first step while others waited (loop)"
+    assert rules.find() == {1: how}
+
+
+def test_who_computes_and_says_nothing_for_longer_may_be_in_a_call():
+    rules = HangRules(3.0, 9.0)
+    for k in range(10):
+        rules.add({0: waiter(k), 1: Beat(k // 4, 5, "", "locked")}, {0: False, 1: True})
+        assert rules.find() == {}
+    for k in range(10, 12):
+        rules.add({0: waiter(k), 1: Beat(k // 4, 5, "", "locked")}, {0: False, 1: True})
+    assert list(rules.find().values()) == [
+        "one call computed for 9 s before the first step while others waited (locked)"
+    ]
