@@ -63,11 +63,12 @@ FLOORS = {
     ],
     "hermes_torch": [
         {"cache", "compiler", "global_state", "loss", "loss_scale", "optim", "rendezvous"}
-        | {"fused_attention", "step_graphs", "token_choice", "work_counts"}
+        | {"block_attention", "step_graphs", "token_choice", "work_counts"}
         | {"head_products", "host_copies", "onednn_products", "rotation", "side_group"}
         | {"logits_gradient", "pair_groups"},
-        {"joined_weights", "recomputation", "update_rules"},
-        {"chunked_loss", "context", "process_group"},
+        {"fused_attention", "joined_weights", "update_rules"},
+        {"chunked_loss", "process_group", "recomputation"},
+        {"context"},
         {"moment_format", "ops"},
         {"model"},
         {"lora", "sharding", "weight_layout"},

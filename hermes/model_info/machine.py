@@ -17,7 +17,7 @@ from hermes.model_info.memory import read_host_memory, read_memory_limits
 from hermes.storage.space import count_free_bytes
 from hermes.storage.temporary import find_temporary_folder
 
-__all__ = ["Machine", "examine_machine", "format_machine", "list_problems"]
+__all__ = ["Machine", "count_cores", "examine_machine", "format_machine", "list_problems"]
 
 LEAST_MEMORY = 2 * 10**9
 LEAST_DISK = 5 * 10**9

@@ -3,13 +3,14 @@
 import pytest
 
 from hermes.errors import HermesError
+from hermes.model_info import machine
 from hermes_cli.launch import launcher
 from hermes_cli.main import run
 
 
 @pytest.mark.parametrize("option", ["--num-processes", "--num-gpus"])
 def test_many_times_the_cores_are_refused_before_anything_starts(monkeypatch, option):
-    monkeypatch.setattr(launcher, "count_cores", lambda: 2)
+    monkeypatch.setattr(machine, "count_cores", lambda: 2)
     gpus, processes = (1, 1000) if option == "--num-processes" else (1000, 1)
     with pytest.raises(HermesError) as refused:
         launcher._check_count(gpus, processes, force=False)
@@ -23,7 +24,7 @@ def test_many_times_the_cores_are_refused_before_anything_starts(monkeypatch, op
 
 @pytest.mark.parametrize("backend", ["torch", "mlx"])
 def test_the_commands_that_start_processes_refuse_them(monkeypatch, capfd, tmp_path, backend):
-    monkeypatch.setattr(launcher, "count_cores", lambda: 2)
+    monkeypatch.setattr(machine, "count_cores", lambda: 2)
     text = tmp_path / "t.txt"
     text.write_text("a text of some words " * 200, encoding="utf-8")
     many = ["--num-processes", "1000", "--backend", backend]

@@ -33,7 +33,6 @@ from hermes.errors import (
     explain_os_error,
 )
 from hermes.formatting import format_count
-from hermes.model_info.machine import count_cores
 from hermes_cli.display.robust_stderr import make_stderr_robust
 from hermes_cli.launch.join import find_launched_backend, is_saving
 from hermes_cli.launch.pulse import Pulse, get_pulse_path
@@ -155,6 +154,8 @@ def _check_count(gpus: int, processes: int, *, force: bool | None) -> None:
 
     No machine has so many devices either: each is fed by a core. force: None where it is no option.
     """
+    from hermes.model_info.machine import count_cores  # NumPy's time, which --help does not have
+
     number, cores = max(gpus, processes), count_cores()
     if number > MOST_PER_CORE * cores and not force:
         option = "--num-gpus" if gpus > 1 else "--num-processes"

@@ -177,9 +177,7 @@ def test_everything_else_is_as_before(attention, options):
 
 
 @pytest.mark.usefixtures("small_blocks")
-@pytest.mark.parametrize(
-    "checkpoint", [{}, {"grad_checkpoint": True}, {"selective_checkpoint": True}]
-)
+@pytest.mark.parametrize("checkpoint", [None, "grad_checkpoint", "selective_checkpoint"])
 def test_a_learner_has_the_gradients_of_float64(checkpoint):
     spec, batch = make_spec(attention=AttentionSpec(4, 2)), make_batch()
     exact = Options(device="cpu", precision="float64")
