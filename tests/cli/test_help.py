@@ -91,6 +91,23 @@ def test_a_lacking_value_names_the_command_whose_help_to_read(call):
             "--help)", "generate", "--prompt")  # fmt: skip
 
 
+def test_the_next_option_is_no_value(call):
+    """Which then is none itself, so that its value was looked for as a recipe's file."""
+    for option, following in (
+        ("--shard", "--output"),
+        ("-m", "--data"),
+        ("--data", "--no-compile"),
+    ):
+        refuses(call, 2, f"hermes train: option '{option}' requires an argument (see hermes train "
+                "--help)", "train", option, following, "r3")  # fmt: skip
+
+
+def test_what_begins_like_an_option_is_a_value_after_an_equals_sign(call):
+    _, _, said = call("generate", "-c", "nothing", "--prompt=--stop", "--stop=--prompt")
+    assert "nothing" in said
+    assert "requires an argument" not in said
+
+
 @pytest.mark.parametrize("group", [[], ["mal"], ["checkpoint"], ["conformance"]], ids=str)
 def test_a_group_without_a_command_shows_its_help(call, group):
     code, _, said = call(*group)

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -141,10 +142,27 @@ class TableCommand(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read the command line; what is wrong with it is this command's, of whom Click forgets."""
         try:
+            self._check_values(args)
             return super().parse_args(ctx, args)
         except click.UsageError as error:
             error.ctx = error.ctx or ctx
             raise
+
+    def _check_values(self, args: list[str]) -> None:
+        """Refuse an option whose value was forgotten: Click takes the next option for it.
+
+        What begins like an option can still be given, by --option=--value.
+        """
+        takes_value = {
+            flag: isinstance(one, click.Option) and not (one.is_flag or one.count)
+            for one in self.params
+            for flag in (*one.opts, *one.secondary_opts)
+            if flag.startswith("-")
+        }
+        given = args[: args.index("--")] if "--" in args else args
+        for flag, value in pairwise(given):
+            if takes_value.get(flag) and value in takes_value:
+                raise click.BadOptionUsage(flag, f"Option {flag!r} requires an argument.")
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write usage, text, arguments and options, all descriptions in one column."""
