@@ -124,7 +124,7 @@ def test_a_shell_in_a_step_of_slurm_may_start_processes(monkeypatch, how):
     """Of a step with one task, as `srun --pty bash` has it; one with more has its processes."""
     asked = {
         "backend": how[1], "device": "cpu", "data": ("text.txt",), "max_restarts": 0,
-        "output": None, "peer_timeout": 45.0, "num_gpus": 1, "num_processes": 1,
+        "output": None, "peer_timeout": 45.0, "num_gpus": 1, "num_processes": 1, "force": False,
         how[2].lstrip("-").replace("-", "_"): 2,
     }  # fmt: skip
     started = []
