@@ -1,10 +1,11 @@
-"""torch's fused attention on this CPU: of one query by type, and of rows beside blocks written out.
+"""torch's fused attention on this CPU: of one query by type, and of rows beside blocks of queries.
 
     python benchmarks/attention.py [--rounds 9]
 
 One query of 12 heads of 64 to the keys of a cache, as in decoding, in bfloat16 and in float32; and
-a causal pass of 8 x 6 heads, 512 tokens, forward and backward, fused and in blocks of 256 queries
-whose scores are kept for no longer than the block. Milliseconds, medians; in turn, round by round.
+causal passes in bfloat16, forward and backward, fused and in the blocks of
+hermes_torch/block_attention.py, with the error of each result, of its root mean square in float64.
+Milliseconds, medians; in turn, round by round.
 """
 
 import argparse
@@ -13,44 +14,35 @@ import statistics
 import time
 
 import torch
-from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention as attend
 
+from hermes_torch.block_attention import attend_in_blocks
+
 TYPES = (torch.bfloat16, torch.float32)
-BLOCK = 256
+# rows, heads, tokens, head size
+ROWS = ((32, 4, 256, 32), (8, 6, 512, 64), (4, 12, 1024, 64), (2, 8, 2048, 128))
 
 
-def compute_scores(q: Tensor, k: Tensor, start: int) -> Tensor:
-    """Probabilities of queries that begin at `start`. (B, T, D), (B, S, D) -> (B, T, S)"""
-    scores = torch.bmm(q, k.mT).mul_(1 / math.sqrt(q.shape[-1]))
-    mask = torch.full((q.shape[1], q.shape[1]), -torch.inf, dtype=q.dtype).triu_(1)
-    scores[:, :, start:] += mask
-    return torch.softmax(scores, -1)
+def differentiate(run, q, k, v, dy):
+    """What attention gives, and its gradients."""
+    leaves = [x.detach().requires_grad_() for x in (q, k, v)]
+    y = run(*leaves)
+    return [y.detach(), *torch.autograd.grad(y, leaves, dy)]
 
 
-def attend_forward(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Causal attention, block by block. (B, T, D) -> (B, T, D)"""
-    out = torch.empty_like(q)
-    for start in range(0, q.shape[1], BLOCK):
-        end = start + BLOCK
-        p = compute_scores(q[:, start:end], k[:, :end], start)
-        torch.bmm(p, v[:, :end], out=out[:, start:end])
-    return out
+def attend_fused(q, k, v):
+    """torch's own."""
+    return attend(q, k, v, is_causal=True)
 
 
-def attend_backward(q: Tensor, k: Tensor, v: Tensor, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of attend_forward, whose probabilities are computed again."""
-    dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-    for start in range(0, q.shape[1], BLOCK):
-        end = start + BLOCK
-        p = compute_scores(q[:, start:end], k[:, :end], start)
-        dv[:, :end].baddbmm_(p.mT, g[:, start:end])
-        dp = torch.bmm(g[:, start:end], v[:, :end].mT)
-        ds = torch.ops.aten._softmax_backward_data(dp, p, -1, p.dtype)
-        ds.mul_(1 / math.sqrt(q.shape[-1]))
-        torch.bmm(ds, k[:, :end], out=dq[:, start:end])
-        dk[:, :end].baddbmm_(ds.mT, q[:, start:end])
-    return dq, dk, dv
+def attend_blocks(q, k, v):
+    """Ours."""
+    return attend_in_blocks(q, k, v, 1 / math.sqrt(q.shape[-1]))[0]
+
+
+def make_heads(rows, heads, tokens, size):
+    """Queries, keys, values and a gradient, laid out as a layer's products give them."""
+    return [x.swapaxes(1, 2) for x in torch.randn(4, rows, tokens, heads, size).bfloat16()]
 
 
 def list_queries():
@@ -68,24 +60,29 @@ def list_queries():
 def list_passes():
     """What is measured of whole rows."""
     found = {}
-    for dtype in TYPES:
-        q, k, v, g = torch.randn(4, 48, 512, 64).to(dtype)
-        again = [x[None].clone().requires_grad_() for x in (q, k, v)]
-
-        def run(again=again, g=g):
-            out = attend(*again, is_causal=True)
-            torch.autograd.grad(out, again, g[None])
-
-        name = str(dtype)[6:]
-        found[f"512 tokens forward, fused, {name}"] = lambda q=q, k=k, v=v: attend(
-            q[None], k[None], v[None], is_causal=True
-        )
-        found[f"512 tokens forward, blocks, {name}"] = lambda q=q, k=k, v=v: attend_forward(q, k, v)
-        found[f"512 tokens, both passes, fused, {name}"] = run
-        found[f"512 tokens, both passes, blocks, {name}"] = lambda q=q, k=k, v=v, g=g: (
-            attend_forward(q, k, v), attend_backward(q, k, v, g)
-        )  # fmt: skip
+    for sizes in ROWS:
+        q, k, v, dy = make_heads(*sizes)
+        for name, run in (("fused", attend_fused), ("blocks", attend_blocks)):
+            title = f"{sizes[0]} x {sizes[1]} heads of {sizes[3]}, {sizes[2]} tokens, {name}"
+            found[f"{title}, forward"] = lambda run=run, q=q, k=k, v=v: run(q, k, v)
+            found[f"{title}, both"] = lambda run=run, x=(q, k, v, dy): differentiate(run, *x)
     return found
+
+
+def print_errors():
+    """Print how far both are from float64, one number a result."""
+    q, k, v, dy = make_heads(8, 6, 512, 64)
+    exact = differentiate(attend_fused, *(x.double() for x in (q, k, v, dy)))
+    for name, run in (("fused", attend_fused), ("blocks", attend_blocks)):
+        found = differentiate(run, q, k, v, dy)
+        errors = [
+            ((a.double() - b).square().mean() / b.square().mean()).sqrt().item()
+            for a, b in zip(found, exact, strict=True)
+        ]
+        told = ", ".join(
+            f"{what} {e:.1e}" for what, e in zip(("y", "dq", "dk", "dv"), errors, strict=True)
+        )
+        print(f"errors, {name:8}{told}")
 
 
 def main():
@@ -103,6 +100,7 @@ def main():
                 taken[name].append(time.perf_counter() - start)
     for name, seconds in taken.items():
         print(f"{name:50}{statistics.median(seconds) * 1e3:9.2f} ms")
+    print_errors()
 
 
 if __name__ == "__main__":

@@ -22,11 +22,12 @@ from typing import Any
 import torch
 from torch import Tensor as Array
 
-__all__ = ["FASTER", "LEAST_QUERIES", "attend_in_blocks"]
+__all__ = ["attend_in_blocks", "takes_rows"]
 
 BLOCK = 128  # queries of a block, at least
 MOST_BLOCKS = 8  # the compiler sees each of them
 LEAST_QUERIES = 2 * BLOCK  # of a row: of fewer, blocks leave nothing out
+MOST_QUERIES = 1024  # of more, the fused kernel is as fast and keeps no scores
 MOST_BYTES = 16 << 20  # of a block's scores, of all rows that are computed at once
 MOST_COMPILED = 64  # sets of shapes
 EXTRA = 2  # columns that a factor gets
@@ -49,6 +50,11 @@ def has_faster_blocks() -> bool:
 
 
 FASTER = has_faster_blocks()
+
+
+def takes_rows(T: int) -> bool:
+    """Whether causal rows of this length are faster in blocks, on a processor that has them."""
+    return LEAST_QUERIES <= T <= MOST_QUERIES
 
 
 @torch.library.custom_op("hermes_torch::attend_in_blocks", mutates_args=())

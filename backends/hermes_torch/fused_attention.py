@@ -94,7 +94,7 @@ def choose_kernel(
     if not is_whole or T == 1:
         return fallback
     if not (is_written or has_bias or has_mask):
-        in_blocks = kernels.blocks and spec.causal and T >= block_attention.LEAST_QUERIES
+        in_blocks = kernels.blocks and spec.causal and block_attention.takes_rows(T)
         return "blocks" if in_blocks and torch.compiler.is_compiling() else fallback
     takes_size = D == E and D % 8 == 0 and D <= MOST_HEAD_SIZE
     if kernels.varlen and takes_size and not (is_written or has_bias):

@@ -190,6 +190,12 @@ def test_a_learner_has_the_gradients_of_float64(checkpoint):
         assert error < 8 * UNIT * max(np.sqrt(np.mean(np.square(gradient))), 1e-3), name
 
 
+@pytest.mark.usefixtures("small_blocks")
+def test_longer_rows_have_the_fused_kernel(monkeypatch):
+    monkeypatch.setattr(block_attention, "MOST_QUERIES", 3)
+    assert count_operations(make_spec(attention=AttentionSpec(4, 2)))[1:] == (0, 2)
+
+
 def test_selective_checkpoints_keep_what_blocks_gave(small_blocks):
     options = dataclasses.replace(COMPILED, selective_checkpoint=True)
     assert count_operations(make_spec(attention=AttentionSpec(4, 2)), options)[1] == 2
