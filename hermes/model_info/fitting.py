@@ -33,10 +33,10 @@ class FreeMemory:
     """
 
     available: int
+    total: int
     found: str
     is_shared: bool
     limit: str = ""
-    total: int = 0
 
 
 def find_free_memory(backend: Backend, device: str) -> FreeMemory | None:
@@ -44,9 +44,8 @@ def find_free_memory(backend: Backend, device: str) -> FreeMemory | None:
     count = getattr(backend, "count_free_memory", None)
     free = count(device) if count else None
     if free is not None:
-        return FreeMemory(
-            free, f"{device} has {format_with_unit(free, 'B')} free", False, total=free
-        )
+        found = f"{device} has {format_with_unit(free, 'B')} free"
+        return FreeMemory(free, free, found, is_shared=False)
     return find_main_memory()
 
 
@@ -59,7 +58,7 @@ def find_main_memory() -> FreeMemory | None:
     found = f"of this machine's {total} {rest} is available"
     if memory.limit:
         found += f", because of {memory.limit}"
-    return FreeMemory(memory.available, found, True, memory.limit, memory.total)
+    return FreeMemory(memory.available, memory.total, found, True, memory.limit)
 
 
 def count_loaded_bytes(spec: ModelSpec, precision: str) -> int:
