@@ -10,7 +10,7 @@ WEIGHT = 0.9  # of what was before, so that about the last ten logged losses cou
 class SmoothedLoss:
     """An exponential average of losses, which does not begin with a zero.
 
-    before: losses of the run that were shown in an earlier session.
+    before: losses of the run up to here, as of one that is resumed.
 
     Source: Kingma and Ba 2015, arXiv:1412.6980, section 3, for the division by what is missing.
     """
