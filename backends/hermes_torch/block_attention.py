@@ -24,11 +24,10 @@ from torch import Tensor as Array
 
 __all__ = ["attend_in_blocks", "takes_rows"]
 
-BLOCK = 128  # queries of a block, at least
-MOST_BLOCKS = 8  # the compiler sees each of them
+BLOCK = 128  # queries
 LEAST_QUERIES = 2 * BLOCK  # of a row: of fewer, blocks leave nothing out
-MOST_QUERIES = 1024  # of more, the fused kernel is as fast and keeps no scores
-MOST_BYTES = 16 << 20  # of a block's scores, of all rows that are computed at once
+MOST_QUERIES = 8 * BLOCK  # of more, the fused kernel is as fast and keeps no scores
+MOST_BYTES = 16 << 20  # of the scores of one block, of all rows that are computed at once
 MOST_COMPILED = 64  # sets of shapes
 EXTRA = 2  # columns that a factor gets
 FARTHEST = -80.0  # exponents below give no normal number of float32, and are slow
@@ -105,12 +104,12 @@ attend_in_blocks.register_autograd(_compute_gradients, setup_context=_save_input
 
 
 def _run_by_rows(function: Function, tensors: tuple[Array, ...], scale: float) -> list[Array]:
-    """Apply a function, compiled, to as many rows at once as leave a block's scores in the cache.
+    """Apply a function, compiled, to as many rows at once as keep scores below MOST_BYTES.
 
     Its results, whose first axis is that of rows.
     """
     H, T = tensors[0].shape[1:3]
-    at_once = max(1, MOST_BYTES // (2 * H * choose_block(T) * T))
+    at_once = max(1, MOST_BYTES // (2 * H * BLOCK * T))
     found = []
     for some in zip(*(x.split(at_once) for x in tensors), strict=True):
         layouts = tuple((tuple(x.shape), x.stride(), x.dtype) for x in some)
@@ -139,15 +138,9 @@ def _compile(function: Function, layouts: tuple[Layout, ...], scale: float) -> F
     return compiled
 
 
-def choose_block(T: int) -> int:
-    """The queries of a block."""
-    return max(BLOCK, -(-T // MOST_BLOCKS))
-
-
 def list_blocks(T: int) -> list[tuple[int, int]]:
     """Where blocks begin and end."""
-    size = choose_block(T)
-    return [(start, min(start + size, T)) for start in range(0, T, size)]
+    return [(start, min(start + BLOCK, T)) for start in range(0, T, BLOCK)]
 
 
 def _flatten(x: Array, H: int) -> Array:

@@ -76,7 +76,7 @@ def _attend_in_small_blocks(patcher: Patcher) -> None:
     blocks = patcher.load_module("block_attention")
     patcher.replace(blocks, "FASTER", True)
     patcher.replace(blocks, "LEAST_QUERIES", 2)
-    patcher.replace(blocks, "choose_block", lambda T: max(2, T // 4))
+    patcher.replace(blocks, "BLOCK", 2)
     patcher.wrap(blocks, "_compile", lambda original: original.__wrapped__)
 
 
